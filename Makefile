@@ -1,0 +1,58 @@
+# Every target sets up .venv from nothing on its first use. `make` alone lists the targets.
+#
+#   make run                                 all seven chapters, small, on the built-in volume
+#   make run PROFILE=cpu DATA=epfl           at the size of the published book, on real data
+#   make run CHAPTERS="1 3" SET="steps=200"  two chapters, one parameter changed
+
+PYTHON ?= python3
+PROFILE ?= smoke
+# phantom, epfl, FOLDER or IMAGE,MASK; empty: what the profile names
+DATA ?=
+# chapter numbers; empty: all seven
+CHAPTERS ?=
+# name=value pairs
+SET ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help run test book lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
+
+run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET) and build their book
+	$(BIN)/synthseg run $(CHAPTERS) --profile '$(PROFILE)' \
+		$(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
+	$(BIN)/synthseg book --profile '$(PROFILE)'
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+book: $(READY)  ## check the published notebooks and build _build/html/index.html
+	$(BIN)/synthseg check
+	$(BIN)/synthseg book --published
+
+lint: $(READY)  ## style, types and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+bench: $(READY)  ## measure speed against other implementations
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove .venv and the built book; runs/ is kept
+	rm -rf .venv _build .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
+		"Python 3.11, 3.12 or 3.13 is needed; this is %d.%d. Name one: make PYTHON=python3.12 …" \
+		% sys.version_info[:2])'
+	@echo 'Setting up .venv: a few minutes and about 3 GB, once.'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@

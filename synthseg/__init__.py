@@ -1,0 +1,12 @@
+"""Synthetic images for segmentation: the module under the executable book.
+
+The modules follow the data: ``volumes`` and ``phantom`` give annotated volumes, ``sampling`` cuts
+crops from them, ``masks`` composes new masks, ``gan`` turns masks into images, ``segmenter`` and
+``joint`` learn from real and synthetic images, ``metrics``, ``frechet`` and ``statistics`` judge
+the outcome, ``figures`` draws it, and ``runs`` and ``cli`` execute and publish the chapters.
+"""
+
+__version__ = "0.1.0"
+
+METHOD_VERSION = 1
+"""Raised whenever a change alters published numbers; a golden test notices such a change."""

@@ -1,0 +1,278 @@
+"""Composed masks: new masks from the pieces of real ones.
+
+`compose_original` follows the original study, whose rule loses foreground and only ever mirrors.
+`compose` places whole components anywhere, in all eight orientations, drawn without replacement
+from all slices, and matches the number and area of components in real crops.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from skimage.measure import label, regionprops
+
+EIGHT = 8
+"""Orientations of the square: four rotations, each with and without a mirror."""
+
+
+def components(mask: np.ndarray) -> np.ndarray:
+    """Number the connected components (8 neighbours) of a mask.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        Shape (height, width) or (height, width, 1), values {0, 1}.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (height, width), int: 0 for background, 1 to n for the components.
+    """
+    plane = mask[..., 0] if mask.ndim == 3 else mask
+    return label(plane > 0, connectivity=2)
+
+
+def count_and_area(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of components and foreground pixels of each mask.
+
+    Parameters
+    ----------
+    masks : numpy.ndarray
+        Shape (n, height, width, 1), values {0, 1}.
+
+    Returns
+    -------
+    counts, areas : numpy.ndarray
+        Shape (n,), int.
+    """
+    counts = np.array([components(mask).max() for mask in masks])
+    return counts, (masks > 0).sum(axis=(1, 2, 3))
+
+
+def orient(planes: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """Bring each plane (n, size, size) into the given orientation, 0 to 7: turns, plus 4 = mirror.
+
+    The first four are rotations by 0, 90, 180 and 270 degrees; the others the same after a mirror.
+    """
+    result = np.empty_like(planes)
+    for value in range(EIGHT):
+        chosen = orientation == value
+        mirrored = planes[chosen][:, :, ::-1] if value >= 4 else planes[chosen]
+        result[chosen] = np.rot90(mirrored, value % 4, axes=(1, 2))
+    return result
+
+
+def compose_original(masks: np.ndarray, seed: int) -> np.ndarray:
+    """Compose by the original study's rule, one mask from each given one.
+
+    From the n components of a mask, 3 to n - 1 are drawn with replacement (3 where n is smaller
+    than 5, none where there are none); each is turned by 90, 180 or 270 degrees and flipped
+    about the same axis; their union is the new mask.
+
+    Parameters
+    ----------
+    masks : numpy.ndarray
+        Shape (count, size, size, 1), values {0, 1}.
+    seed : int
+        Seed of the draws.
+
+    Returns
+    -------
+    numpy.ndarray
+        Same shape, float32 in {0, 1}.
+    """
+    rng = np.random.default_rng(seed)
+    composed = np.zeros(masks.shape, np.float32)
+    for index, mask in enumerate(masks):
+        labels = components(mask)
+        found = labels.max()
+        if found == 0:
+            continue
+        drawn = rng.integers(1, found + 1, size=rng.integers(3, max(4, found)))
+        planes = labels == drawn[:, None, None]  # (drawn, size, size)
+        turned = orient(planes[:, :, ::-1], rng.integers(1, 4, size=len(drawn)))
+        composed[index, ..., 0] = turned.any(axis=0)
+    return composed
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Single components of real masks with their pixels, each in the centre of its own frame.
+
+    Attributes
+    ----------
+    masks : numpy.ndarray
+        Shape (n, size, size) bool.
+    pixels : numpy.ndarray
+        Shape (n, size, size) float32 in [-1, 1]: the real image around each component.
+    """
+
+    masks: np.ndarray
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+def component_bank(
+    images: np.ndarray, masks: np.ndarray, size: int, every: int = 5, least_area: int = 12
+) -> Bank:
+    """Collect the components of whole slices.
+
+    Parameters
+    ----------
+    images, masks : numpy.ndarray
+        Slices at network scale, (z, height, width, 1), images in [-1, 1] and masks in {0, 1}.
+    size : int
+        Side of the frames in pixels. What reaches beyond a frame is cut off.
+    every : int
+        Use each `every`-th slice: neighbours show nearly the same components.
+    least_area : int
+        Components with fewer pixels are left out as specks.
+
+    Raises
+    ------
+    ValueError
+        If no component is found.
+    """
+    half = size // 2
+    margins = ((half, half), (half, half))
+    bank_masks, bank_pixels = [], []
+    for image, mask in zip(images[::every, ..., 0], masks[::every], strict=True):
+        labels = np.pad(components(mask), margins)
+        pixels = np.pad(image, margins, mode="reflect")
+        for region in regionprops(labels):
+            if region.area < least_area:
+                continue
+            row, column = (round(centre) for centre in region.centroid)
+            row = int(np.clip(row, half, labels.shape[0] - half))
+            column = int(np.clip(column, half, labels.shape[1] - half))
+            frame = np.s_[row - half : row + half, column - half : column + half]
+            bank_masks.append(labels[frame] == region.label)
+            bank_pixels.append(pixels[frame])
+    if not bank_masks:
+        raise ValueError("The masks hold no component to compose from; use masks with foreground.")
+    return Bank(np.stack(bank_masks), np.stack(bank_pixels).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Composed masks, and the real pixels of the components that they are made of.
+
+    Attributes
+    ----------
+    masks : numpy.ndarray
+        Shape (n, size, size, 1) float32 in {0, 1}.
+    pixels : numpy.ndarray
+        Shape (n, size, size, 1) float32 in [-1, 1]; 0 outside the masks.
+    """
+
+    masks: np.ndarray
+    pixels: np.ndarray
+
+
+def shift(planes: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Move each plane (n, size, size) by its own whole number of pixels; zeros come in."""
+    size = planes.shape[1]
+    axis = np.arange(size)
+    from_row, from_column = axis - rows[:, None], axis - columns[:, None]  # (n, size) each
+    inside = ((from_row >= 0) & (from_row < size))[:, :, None] & (
+        (from_column >= 0) & (from_column < size)
+    )[:, None, :]
+    moved = planes[
+        np.arange(len(planes))[:, None, None],
+        from_row.clip(0, size - 1)[:, :, None],
+        from_column.clip(0, size - 1)[:, None, :],
+    ]
+    return np.where(inside, moved, np.zeros((), planes.dtype))
+
+
+def compose(
+    bank: Bank, real_masks: np.ndarray, count: int, seed: int, candidates: int = 12
+) -> Composed:
+    """Compose masks whose number and area of components follow those of real crops.
+
+    For each new mask, one real crop gives the number of components and the foreground area to
+    aim at. Of several random candidates with that many components, drawn without replacement
+    from the bank, turned, mirrored and placed at random, the one is kept that comes closest to
+    the area without components that touch.
+
+    Parameters
+    ----------
+    bank : Bank
+        Components to draw from.
+    real_masks : numpy.ndarray
+        Shape (n, size, size, 1), crops that give number and area.
+    count : int
+        Masks to make.
+    seed : int
+        Seed of every draw.
+    candidates : int
+        Candidates for each mask; more match the area better and take longer.
+
+    Returns
+    -------
+    Composed
+        `count` masks and the pixels of their components.
+    """
+    rng = np.random.default_rng(seed)
+    prior_counts, prior_areas = count_and_area(real_masks)
+    size = bank.masks.shape[1]
+    masks = np.zeros((count, size, size), bool)
+    pixels = np.zeros((count, size, size), np.float32)
+    for index, source in enumerate(rng.integers(0, len(real_masks), count)):
+        number = min(int(prior_counts[source]), len(bank))
+        if number == 0:
+            continue
+        drawn = np.stack([rng.choice(len(bank), number, replace=False) for _ in range(candidates)])
+        flat = drawn.ravel()
+        orientation = rng.integers(0, EIGHT, flat.size)
+        rows, columns = rng.integers(-size // 2, size // 2 + 1, (2, flat.size))
+        placed = shift(orient(bank.masks[flat], orientation), rows, columns)
+        layers = placed.reshape(candidates, number, size, size)
+        areas = layers.sum(axis=(1, 2, 3))
+        overlap = areas - layers.any(axis=1).sum(axis=(1, 2))
+        lost = (layers.sum(axis=(2, 3)) == 0).sum(axis=1)  # components moved out of the frame
+        mismatch = np.abs(areas - prior_areas[source]) + 10 * overlap + size * lost
+        best = int(mismatch.argmin())
+        chosen = slice(best * number, (best + 1) * number)
+        real = shift(
+            orient(bank.pixels[flat[chosen]], orientation[chosen]), rows[chosen], columns[chosen]
+        )
+        for layer, values in zip(layers[best], real, strict=True):
+            pixels[index][layer] = values[layer]
+        masks[index] = layers[best].any(axis=0)
+    return Composed(masks[..., None].astype(np.float32), pixels[..., None])
+
+
+def copy_paste(composed: Composed, backgrounds: np.ndarray, seed: int) -> np.ndarray:
+    """Real pixels on real backgrounds: the control that needs no generator.
+
+    Parameters
+    ----------
+    composed : Composed
+        Masks and the pixels of their components.
+    backgrounds : numpy.ndarray
+        Real crops without mitochondria, (m, size, size, 1) in [-1, 1].
+    seed : int
+        Seed of the choice and orientation of the backgrounds.
+
+    Returns
+    -------
+    numpy.ndarray
+        Images for `composed.masks`, same shape, float32 in [-1, 1].
+
+    Raises
+    ------
+    ValueError
+        If there is no background.
+    """
+    if len(backgrounds) == 0:
+        raise ValueError(
+            "Copy-paste needs crops without mitochondria as backgrounds, and there is none; "
+            "draw more crops or choose a smaller crop size."
+        )
+    rng = np.random.default_rng(seed)
+    count = len(composed.masks)
+    chosen = backgrounds[rng.integers(0, len(backgrounds), count)][..., 0]
+    turned = orient(chosen, rng.integers(0, EIGHT, count))[..., None]
+    return np.where(composed.masks > 0, composed.pixels, turned).astype(np.float32)

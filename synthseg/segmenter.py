@@ -1,0 +1,207 @@
+"""RITnet: the segmentation network, its training, and whole-slice prediction.
+
+Chaudhary et al., "RITnet: real-time semantic segmentation of the eye for gaze tracking", ICCV
+Workshops 2019, in the published form (``full``) and in the variant of the original study
+(``half``), which pools before its first block and therefore decides at half resolution.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from synthseg.metrics import Counts, PooledDice, count
+from synthseg.sampling import CropSettings, at_network_scale, tiles
+from synthseg.volumes import Volume
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """Architecture and optimiser of the segmenter.
+
+    Attributes
+    ----------
+    size : int
+        Side of the training crops in pixels, a multiple of 32.
+    variant : str
+        ``"half"`` (original study) or ``"full"`` (published RITnet: no pooling in the first
+        block, full-resolution output).
+    channels : int
+        Filters of every convolution.
+    dropout : float
+        Dropout rate. Original study 0.5, published RITnet 0.2.
+    leak : float
+        Negative slope of the LeakyReLU. Original study 0.3, published RITnet 0.01.
+    lr : float
+        Peak learning rate of Adam. Original: 5e-4.
+    schedule : str
+        ``"constant"`` (original), or ``"cosine"``: from `lr` down to zero over the training.
+    """
+
+    size: int = 128
+    variant: str = "half"
+    channels: int = 32
+    dropout: float = 0.5
+    leak: float = 0.3
+    lr: float = 5e-4
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("half", "full"):
+            raise ValueError(f"variant is '{self.variant}'; choose 'half' or 'full'.")
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"schedule is '{self.schedule}'; choose 'constant' or 'cosine'.")
+        if self.size % 32:
+            raise ValueError(f"size is {self.size} px; choose a multiple of 32.")
+
+
+def build_ritnet(settings: SegmenterSettings) -> keras.Model:
+    """RITnet with dense blocks: every convolution also sees the inputs of those before it.
+
+    Returns
+    -------
+    keras.Model
+        Input image (batch, size, size, 1) in [-1, 1], output logits of the same shape. The
+        height and width may be any multiples of 32.
+    """
+
+    def activate(tensor: keras.KerasTensor) -> keras.KerasTensor:
+        return layers.LeakyReLU(settings.leak)(layers.Dropout(settings.dropout)(tensor))
+
+    def convolve(tensor: keras.KerasTensor, kernel: int) -> keras.KerasTensor:
+        return layers.Conv2D(settings.channels, kernel, padding="same")(tensor)
+
+    def join(*tensors: keras.KerasTensor) -> keras.KerasTensor:
+        return layers.Concatenate()(list(tensors))
+
+    def down_block(tensor: keras.KerasTensor, pool: bool) -> keras.KerasTensor:
+        if pool:
+            tensor = layers.AveragePooling2D(2)(tensor)
+        first = join(tensor, activate(convolve(tensor, 3)))
+        second = join(first, activate(convolve(convolve(first, 1), 3)))
+        third = activate(convolve(convolve(second, 1), 3))
+        return layers.BatchNormalization()(third)
+
+    def up_block(tensor: keras.KerasTensor, skip: keras.KerasTensor) -> keras.KerasTensor:
+        joined = join(layers.UpSampling2D()(tensor), skip)
+        first = activate(convolve(convolve(joined, 1), 3))
+        return activate(convolve(convolve(join(joined, first), 1), 3))
+
+    image = keras.Input((None, None, 1), name="image")
+    tensor = image
+    skips = []
+    for level in range(5):
+        tensor = down_block(tensor, pool=level > 0 or settings.variant == "half")
+        skips.append(tensor)
+    for skip in reversed(skips[:-1]):
+        tensor = up_block(tensor, skip)
+    if settings.variant == "half":
+        tensor = layers.UpSampling2D()(tensor)
+    logits = layers.Conv2D(1, 1, name="logits")(tensor)
+    return keras.Model(image, logits, name=f"ritnet_{settings.variant}")
+
+
+def optimizer(settings: SegmenterSettings, steps: int) -> keras.optimizers.Optimizer:
+    """Adam with the chosen schedule over `steps` steps."""
+    if settings.schedule == "constant":
+        return keras.optimizers.Adam(settings.lr)
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(settings.lr, steps))
+
+
+def compiled(settings: SegmenterSettings, steps: int) -> keras.Model:
+    """A new segmenter, ready for ``fit`` with (image, mask) batches.
+
+    Parameters
+    ----------
+    settings : SegmenterSettings
+        Architecture and optimiser.
+    steps : int
+        Length of the training, over which the learning rate follows its schedule.
+    """
+    model = build_ritnet(settings)
+    model.compile(
+        optimizer=optimizer(settings, steps),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=[PooledDice()],
+        jit_compile=False,  # XLA is slower than plain graphs on CPUs
+    )
+    return model
+
+
+def predict_slices(
+    model: keras.Model, images: np.ndarray, tile: int = 128, overlap: int = 32, batch: int = 16
+) -> np.ndarray:
+    """Probability of mitochondrion for whole slices, tile by tile.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Segmenter that gives logits; it runs in inference mode (no dropout, BatchNorm with its
+        moving statistics).
+    images : numpy.ndarray
+        Slices at network scale, shape (z, height, width, 1), in [-1, 1].
+    tile, overlap : int
+        See :func:`synthseg.sampling.tiles`.
+    batch : int
+        Tiles per call of the network.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape of `images`, float32 in [0, 1].
+    """
+    height, width = images.shape[1:3]
+    plan = tiles(height, width, tile, overlap)
+    windows = np.concatenate([images[:, part.window[0], part.window[1]] for part in plan])
+    logits = np.asarray(model.predict(windows, batch_size=batch, verbose=0))
+    probability = np.empty(images.shape, np.float32)
+    for part, values in zip(plan, np.split(logits, len(plan)), strict=True):
+        inner = values[:, part.inner[0], part.inner[1]]
+        probability[:, part.owned[0], part.owned[1]] = tf.sigmoid(inner).numpy()
+    return probability
+
+
+def evaluate(model: keras.Model, volume: Volume, settings: CropSettings) -> Counts:
+    """Counts per slice of a whole volume, at the resolution of the network.
+
+    Each pixel of each slice counts once. Scores at a coarser resolution than that of the volume
+    are not comparable with scores at full resolution.
+    """
+    images, masks = at_network_scale(volume, settings)
+    probability = predict_slices(model, images, settings.size, overlap=settings.size // 4)
+    return count(probability > 0.5, masks)
+
+
+class CleanEvaluation(keras.callbacks.Callback):
+    """Measures loss and Dice in inference mode after each epoch, on fixed crops.
+
+    The loss that ``fit`` reports is averaged over an epoch in which the weights changed and
+    dropout was on, so comparing it with a validation loss under-states over-fitting.
+
+    Parameters
+    ----------
+    segmenter : keras.Model
+        The segmenter in training (it may be part of the model that ``fit`` trains).
+    crops : dict of str to (images, masks)
+        Fixed crops by name, (n, size, size, 1). Name ``train`` gives ``train_loss`` and
+        ``train_dice`` in the logs.
+    """
+
+    def __init__(
+        self, segmenter: keras.Model, crops: dict[str, tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.crops = crops
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add the clean values to the epoch's logs."""
+        assert logs is not None
+        for name, (images, masks) in self.crops.items():
+            logits = self.segmenter.predict(images, batch_size=16, verbose=0)
+            loss = keras.losses.binary_crossentropy(masks, logits, from_logits=True)
+            logs[f"{name}_loss"] = float(keras.ops.mean(loss))
+            logs[f"{name}_dice"] = float(count(logits > 0, masks).pooled().dice()[0])

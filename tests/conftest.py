@@ -1,0 +1,26 @@
+"""What all tests share: a quiet, single-threaded TensorFlow, and the real data where it exists."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports TensorFlow or matplotlib.
+for name, value in {
+    "MPLBACKEND": "Agg",
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}.items():
+    os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def epfl_folder() -> Path:
+    """The folder of the four EPFL files; tests that need it are skipped elsewhere."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "epfl"
+    folder = Path(os.environ.get("SYNTHSEG_DATA") or beside)
+    if not (folder / "training.tif").exists():
+        pytest.skip(f"needs the EPFL data: no training.tif in {folder}; set SYNTHSEG_DATA")
+    return folder
