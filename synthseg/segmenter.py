@@ -83,7 +83,9 @@ def build_ritnet(settings: SegmenterSettings) -> keras.Model:
         first = join(tensor, activate(convolve(tensor, 3)))
         second = join(first, activate(convolve(convolve(first, 1), 3)))
         third = activate(convolve(convolve(second, 1), 3))
-        return layers.BatchNormalization()(third)
+        # Keras's momentum of 0.99 takes hundreds of steps to forget its start: a short training
+        # would give a network that is right in training mode and finds nothing in inference mode.
+        return layers.BatchNormalization(momentum=0.9)(third)
 
     def up_block(tensor: keras.KerasTensor, skip: keras.KerasTensor) -> keras.KerasTensor:
         joined = join(layers.UpSampling2D()(tensor), skip)
