@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from skimage.measure import label, regionprops
+from skimage.segmentation import clear_border
 
 EIGHT = 8
 """Orientations of the square: four rotations, each with and without a mirror."""
@@ -116,7 +117,7 @@ class Bank:
 def component_bank(
     images: np.ndarray, masks: np.ndarray, size: int, every: int = 5, least_area: int = 12
 ) -> Bank:
-    """Collect the components of whole slices.
+    """Collect the components of whole slices, except those that the slice's edge cuts.
 
     Parameters
     ----------
@@ -132,13 +133,14 @@ def component_bank(
     Raises
     ------
     ValueError
-        If no component is found.
+        If no whole component is found.
     """
     half = size // 2
     margins = ((half, half), (half, half))
     bank_masks, bank_pixels = [], []
     for image, mask in zip(images[::every, ..., 0], masks[::every], strict=True):
-        labels = np.pad(components(mask), margins)
+        # A component cut by the edge of its slice would show a straight edge inside a new mask.
+        labels = np.pad(clear_border(components(mask)), margins)
         pixels = np.pad(image, margins, mode="reflect")
         for region in regionprops(labels):
             if region.area < least_area:
@@ -150,7 +152,9 @@ def component_bank(
             bank_masks.append(labels[frame] == region.label)
             bank_pixels.append(pixels[frame])
     if not bank_masks:
-        raise ValueError("The masks hold no component to compose from; use masks with foreground.")
+        raise ValueError(
+            "The slices hold no whole component to compose from; use larger or more slices."
+        )
     return Bank(np.stack(bank_masks), np.stack(bank_pixels).astype(np.float32))
 
 

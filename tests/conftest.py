@@ -3,17 +3,20 @@
 import os
 from pathlib import Path
 
+import matplotlib
 import pytest
 
-# Before anything imports TensorFlow or matplotlib.
+# Before anything imports TensorFlow.
 for name, value in {
-    "MPLBACKEND": "Agg",
     "OMP_NUM_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }.items():
     os.environ.setdefault(name, value)
+
+# Not by MPLBACKEND: the kernels of chapters would inherit it and show no figures.
+matplotlib.use("Agg")
 
 
 @pytest.fixture(scope="session")

@@ -70,8 +70,14 @@ def test_bank_holds_each_component_once_in_the_centre():
     assert len(bank) == 12
     assert (bank.masks.sum(axis=(1, 2)) == 24).all()
     assert (bank.pixels[bank.masks] == -0.5).all()
-    with pytest.raises(ValueError, match="no component"):
+    with pytest.raises(ValueError, match="no whole component"):
         masks.component_bank(planes * 0, planes * 0, size=48)
+
+
+def test_bank_leaves_out_what_the_edge_cuts():
+    planes = drawn_masks(1, pieces=2)
+    planes[0, 20:30, :2] = 1
+    assert len(bank_of(planes)) == 2
 
 
 def test_composed_masks_match_number_and_area():

@@ -1,0 +1,144 @@
+"""Every chapter runs on built-in data, reads each of its parameters, and refuses others."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from synthseg import runs
+
+# Smaller than the smoke profile: this shows that the code runs, not that anything is learned.
+TINY = {"data": "phantom", "crop": 80, "size": 32}
+TINY_CHAPTER = {
+    1: {"crops": 32},
+    2: {"steps": 4, "snapshots": 2, "width": 4, "checkerboard_epochs": 1, "frechet_images": 16},
+    3: {"steps": 4, "epochs": 2, "channels": 4, "evaluation_crops": 8},
+    4: {"steps": 4, "epochs": 2, "channels": 4, "pool": 16, "evaluation_crops": 8},
+    5: {"steps": 2, "images": 16, "main_snapshots": 1, "channels": 4},
+    6: {"count": 16},
+    7: {
+        "steps": 2,
+        "epochs": 2,
+        "channels": 4,
+        "pool": 16,
+        "arms": "A0 A2 A8 A9 live",
+        "evaluation_crops": 8,
+    },
+}
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def is_parameters(cell: nbformat.NotebookNode) -> bool:
+    return "parameters" in cell.metadata.get("tags", [])
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """All seven chapters, executed one after the other into one folder."""
+    folder = str(tmp_path_factory.mktemp("runs") / "tiny")
+    notebooks = {}
+    for chapter, name in runs.CHAPTERS.items():
+        defaults = runs.default_parameters(runs.chapter_path(chapter))
+        assert set(TINY_CHAPTER[chapter]) <= set(defaults), f"unknown parameter for {name}"
+        tiny = TINY | TINY_CHAPTER[chapter] | {"folder": folder}
+        done = runs.execute(chapter, defaults | tiny, progress=False)
+        notebooks[chapter] = done.notebook
+    return notebooks
+
+
+@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+def test_chapter_runs_and_leaves_what_it_promises(executed: dict, chapter: int) -> None:
+    folder = executed[chapter].parent
+    card = runs.read_json(folder / "card.json")
+    assert card["finished"]
+    assert card["data"]["name"].startswith("phantom")
+    assert card["parameters"]["size"] == 32
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    code = runs.code_cells(read(executed[chapter]))
+    assert code[-1].source.strip() == "run.finish()"
+    assert not [cell.id for cell in code if any(o.output_type == "error" for o in cell.outputs)]
+
+
+@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+def test_each_figure_is_there_with_alt_text_caption_and_name(executed: dict, chapter: int) -> None:
+    names = []
+    for cell in runs.code_cells(read(executed[chapter])):
+        pictures = [output for output in cell.outputs if "image/png" in (output.get("data") or {})]
+        described = cell.metadata.get("mystnb", {})
+        assert len(pictures) == bool(described), f"cell {cell.id}: picture and caption disagree"
+        if described:
+            assert len(described["image"]["alt"]) > 20
+            assert described["figure"]["caption"]
+            names.append(described["figure"]["name"])
+    assert names
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+def test_no_cell_floods_the_page(executed: dict, chapter: int) -> None:
+    for cell in runs.code_cells(read(executed[chapter])):
+        lines = sum(str(output.get("text", "")).count("\n") for output in cell.outputs)
+        assert lines <= 100, f"cell {cell.id} prints {lines} lines"
+
+
+@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+def test_each_parameter_is_read(chapter: int) -> None:
+    notebook = read(runs.chapter_path(chapter))
+    code = "\n".join(cell.source for cell in runs.code_cells(notebook) if not is_parameters(cell))
+    read_names = {
+        node.id
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    # The run itself reads these four.
+    parameters = set(runs.default_parameters(runs.chapter_path(chapter))) - set(runs.REQUIRED)
+    assert parameters <= read_names, f"never read: {parameters - read_names}"
+
+
+@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+def test_prose_quotes_only_recorded_numbers(executed: dict, chapter: int) -> None:
+    recorded = runs.read_json(executed[chapter].parent / "metrics.json")
+    text = "\n".join(
+        cell.source
+        for cell in read(runs.chapter_path(chapter)).cells
+        if cell.cell_type == "markdown"
+    )
+    quoted = set(re.findall(r"\{glue:text\}`([a-z0-9_]+)[:`]", text))
+    assert quoted <= set(recorded), f"not recorded: {quoted - set(recorded)}"
+
+
+def test_a_second_run_is_not_computed_again(executed: dict) -> None:
+    parameters = runs.read_json(executed[1].parent / "card.json")["parameters"]
+    assert runs.execute(1, parameters, progress=False).skipped
+
+
+def test_papermill_refuses_unknown_parameters(tmp_path: Path) -> None:
+    with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'steps'"):
+        papermill.execute_notebook(
+            str(runs.chapter_path(3)),
+            str(tmp_path / "out.ipynb"),
+            parameters={"stepz": 20, "folder": str(tmp_path)},
+            cwd=str(runs.project_root()),
+            progress_bar=False,
+        )
+
+
+def test_chapter_names_the_command_that_makes_what_it_needs(tmp_path: Path) -> None:
+    defaults = runs.default_parameters(runs.chapter_path(6))
+    with pytest.raises(runs.ChapterError, match=r"papermill book/02_gan\.ipynb"):
+        runs.execute(6, defaults | TINY | {"folder": str(tmp_path / "empty")}, progress=False)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "original"])
+def test_profiles_name_existing_parameters_and_state_their_cost(profile: str) -> None:
+    assert set(runs.read_profile(profile)) == set(runs.CHAPTERS)
+    head = (runs.project_root() / "params" / f"{profile}.yaml").read_text(encoding="utf-8")
+    for word in ("Command:", "Hardware:", "Duration:", "Scores:"):
+        assert f"# {word}" in head

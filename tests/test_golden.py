@@ -1,0 +1,53 @@
+"""A short training with pinned losses: it fails when a change alters published numbers.
+
+If the change is meant, raise ``synthseg.METHOD_VERSION`` and pin the new values; published results
+of the older version are then stale, and ``synthseg check`` says so.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+from synthseg import METHOD_VERSION, gan, joint, phantom, sampling, segmenter
+from synthseg.sampling import CropSettings
+
+CROPS = CropSettings(crop=80, size=32, batch=4, augment="classical")
+TOLERANCE = 2e-3  # other processors round differently
+
+
+@pytest.fixture(scope="module")
+def volume():
+    return phantom.make(seed=1, shape=(8, 128, 160))
+
+
+def test_method_version():
+    assert METHOD_VERSION == 1
+
+
+def test_gan(volume):
+    keras.utils.set_random_seed(0)
+    model = gan.Pix2Pix(gan.GANSettings(size=32, width=4), seed=0)
+    batches = sampling.crops(volume, CROPS, seed=0).take(3)
+    logs = [model.train_step(batch) for batch in batches][-1]  # means over the steps
+    values = [float(logs[name]) for name in ("d_loss", "g_loss", "l1")]
+    np.testing.assert_allclose(values, GOLDEN["gan"], rtol=TOLERANCE)
+
+
+def test_joint_training(volume):
+    keras.utils.set_random_seed(0)
+    model = gan.Pix2Pix(gan.GANSettings(size=32, width=4), seed=0)
+    settings = joint.JointSettings(steps=3, schedule="ramp", score="image", live=True)
+    trainer = joint.new_trainer(
+        segmenter.SegmenterSettings(size=32, channels=4), settings, model, seed=0
+    )
+    real = sampling.crops(volume, CROPS, seed=0)
+    other = sampling.crops(volume, CROPS, seed=1)
+    logs = [trainer.train_step(batch) for batch in joint.pairs(real, other).take(3)][-1]
+    values = [float(logs[name]) for name in ("real_loss", "synthetic_loss", "score_spread")]
+    np.testing.assert_allclose(values, GOLDEN["joint"], rtol=TOLERANCE)
+
+
+GOLDEN = {
+    "gan": [0.593203, 1.090022, 0.216420],
+    "joint": [0.837288, 0.773742, 0.346290],
+}
