@@ -17,7 +17,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test book lint bench clean
+.PHONY: help run test book lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
@@ -39,10 +39,6 @@ lint: $(READY)  ## style, types and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-
-bench: $(READY)  ## measure speed against other implementations
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python -m benchmarks
 
 clean:  ## remove .venv and the built book; runs/ is kept
 	rm -rf .venv _build .mypy_cache .pytest_cache .ruff_cache
