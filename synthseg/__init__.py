@@ -3,7 +3,8 @@
 The modules follow the data: ``volumes`` and ``phantom`` give annotated volumes, ``sampling`` cuts
 crops from them, ``masks`` composes new masks, ``gan`` turns masks into images, ``segmenter`` and
 ``joint`` learn from real and synthetic images, ``metrics``, ``frechet`` and ``statistics`` judge
-the outcome, ``figures`` draws it, and ``runs`` and ``cli`` execute and publish the chapters.
+the outcome, and ``figures`` draws it. ``parameters``, ``training`` and ``runs`` execute the
+chapters, ``publishing`` makes the book of them, and ``cli`` is the command line.
 """
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from synthseg import publishing, runs
+from synthseg import parameters, publishing, runs
 
 app = typer.Typer(
     help="Execute, build and check the book on synthetic images for electron microscopy.\n\n"
@@ -50,10 +50,10 @@ def _plain_errors() -> Iterator[None]:
     """Say in one sentence what is wrong with a request, without a traceback."""
     try:
         yield
-    except runs.ChapterError as error:
+    except parameters.ChapterError as error:
         errors.print(f"[red]Error:[/red] {escape(str(error))}")
         raise typer.Exit(1) from error
-    except (runs.RunError, OSError) as error:
+    except (parameters.RunError, OSError) as error:
         errors.print(f"[red]Error:[/red] {escape(str(error))}")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
@@ -95,18 +95,19 @@ def run(
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
     with _plain_errors():
-        numbers = sorted(set(chapters or runs.CHAPTERS))
-        plan = runs.plan(numbers, profile, data and _from_root(data), seed, settings or ())
+        numbers = sorted(set(chapters or parameters.CHAPTERS))
+        plan = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
         begun = time.monotonic()
-        for count, (chapter, parameters) in enumerate(plan.items(), start=1):
-            label = f"{count} of {len(plan)}  {runs.CHAPTERS[chapter]}"
+        for count, (chapter, values) in enumerate(plan.items(), start=1):
+            label = f"{count} of {len(plan)}  {parameters.CHAPTERS[chapter]}"
             console.print(f"{label} …")
-            done = runs.execute(chapter, parameters, force=force)
-            spent = "unchanged, skipped" if done.skipped else runs.show_duration(done.duration_s)
+            done = runs.execute(chapter, values, force=force)
+            took = parameters.show_duration(done.duration_s)
+            spent = "unchanged, skipped" if done.skipped else took
             console.print(f"{label}  [green]done[/green] ({spent})")
         console.print(
             f"{len(plan)} chapter{'s' * (len(plan) > 1)} in "
-            f"{runs.show_duration(time.monotonic() - begun)}. "
+            f"{parameters.show_duration(time.monotonic() - begun)}. "
             f"To read:  synthseg book --profile {profile}"
         )
 
@@ -115,7 +116,7 @@ def _from_root(data: str) -> str:
     """Make relative paths count from the root of the project, where the chapters run."""
     if data in ("phantom", "epfl"):
         return data
-    root = runs.project_root()
+    root = parameters.project_root()
     return ",".join(
         part if Path(part).is_absolute() else os.path.relpath(Path.cwd() / part, root)
         for part in data.split(",")
@@ -141,7 +142,7 @@ def book(
             index, executed = publishing.build_run(profile, seed)
             listed = ", ".join(str(chapter) for chapter in executed) or "none"
             console.print(f"Executed chapters: {listed}")
-        console.print(f"The book is at {runs.show_path(index)}")
+        console.print(f"The book is at {parameters.show_path(index)}")
 
 
 @app.command()
@@ -178,7 +179,7 @@ def data(
         try:
             dataset = volumes.load(source, nm_per_pixel)
         except volumes.DataError as error:
-            raise runs.RunError(str(error)) from error
+            raise parameters.RunError(str(error)) from error
         table = Table(
             "part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey"
         )
@@ -203,17 +204,17 @@ def check() -> None:
     with _plain_errors():
         checked = publishing.check()
     for item in checked:
-        card, name = item.card, runs.CHAPTERS[item.chapter]
+        card, name = item.card, parameters.CHAPTERS[item.chapter]
         mark = "[red]stale[/red]" if item.problems else "[green]good[/green]"
         console.print(f"{name}  {mark}")
         if card:
             made = card["data"] or {}
-            parameters = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
+            listed = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
             console.print(
                 escape(
                     f"  commit {card['commit'] or 'unknown'}, data {made.get('name')} "
                     f"{made.get('fingerprint')}, method version {card['method_version']}, "
-                    f"finished {card['finished']}\n  {parameters}"
+                    f"finished {card['finished']}\n  {listed}"
                 )
             )
         for problem in item.problems:

@@ -29,7 +29,7 @@ from typing import Any
 import nbformat
 
 from synthseg import METHOD_VERSION
-from synthseg.runs import (
+from synthseg.parameters import (
     CHAPTERS,
     RunError,
     chapter_path,

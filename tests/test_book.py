@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from synthseg import publishing, runs
+from synthseg import parameters, publishing
 
 
 class Page(HTMLParser):
@@ -35,19 +35,19 @@ def html() -> Path:
 
 def test_published_notebooks_are_what_was_executed() -> None:
     checked = publishing.check()
-    assert [item.chapter for item in checked] == list(runs.CHAPTERS)
+    assert [item.chapter for item in checked] == list(parameters.CHAPTERS)
     assert {item.chapter: item.problems for item in checked if item.problems} == {}
 
 
 def test_pages_need_no_network(html: Path) -> None:
     pages = sorted(html.glob("*.html"))
-    assert len(pages) > len(runs.CHAPTERS)
+    assert len(pages) > len(parameters.CHAPTERS)
     for page in pages:
         remote = [source for source in Page(page).fetched if re.match(r"(https?:)?//", source)]
         assert remote == [], page.name
 
 
-@pytest.mark.parametrize("chapter", runs.CHAPTERS.values())
+@pytest.mark.parametrize("chapter", parameters.CHAPTERS.values())
 def test_each_figure_of_a_chapter_has_alt_text(html: Path, chapter: str) -> None:
     figures = [
         picture

@@ -9,7 +9,7 @@ import nbformat
 import papermill
 import pytest
 
-from synthseg import runs
+from synthseg import parameters, runs
 
 # Smaller than the smoke profile: this shows that the code runs, not that anything is learned.
 TINY = {"data": "phantom", "crop": 80, "size": 32}
@@ -44,8 +44,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """All seven chapters, executed one after the other into one folder."""
     folder = str(tmp_path_factory.mktemp("runs") / "tiny")
     notebooks = {}
-    for chapter, name in runs.CHAPTERS.items():
-        defaults = runs.default_parameters(runs.chapter_path(chapter))
+    for chapter, name in parameters.CHAPTERS.items():
+        defaults = parameters.default_parameters(parameters.chapter_path(chapter))
         assert set(TINY_CHAPTER[chapter]) <= set(defaults), f"unknown parameter for {name}"
         tiny = TINY | TINY_CHAPTER[chapter] | {"folder": folder}
         done = runs.execute(chapter, defaults | tiny, progress=False)
@@ -53,23 +53,23 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return notebooks
 
 
-@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
 def test_chapter_runs_and_leaves_what_it_promises(executed: dict, chapter: int) -> None:
     folder = executed[chapter].parent
-    card = runs.read_json(folder / "card.json")
+    card = parameters.read_json(folder / "card.json")
     assert card["finished"]
     assert card["data"]["name"].startswith("phantom")
     assert card["parameters"]["size"] == 32
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    code = runs.code_cells(read(executed[chapter]))
+    code = parameters.code_cells(read(executed[chapter]))
     assert code[-1].source.strip() == "run.finish()"
     assert not [cell.id for cell in code if any(o.output_type == "error" for o in cell.outputs)]
 
 
-@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
 def test_each_figure_is_there_with_alt_text_caption_and_name(executed: dict, chapter: int) -> None:
     names = []
-    for cell in runs.code_cells(read(executed[chapter])):
+    for cell in parameters.code_cells(read(executed[chapter])):
         pictures = [output for output in cell.outputs if "image/png" in (output.get("data") or {})]
         described = cell.metadata.get("mystnb", {})
         assert len(pictures) == bool(described), f"cell {cell.id}: picture and caption disagree"
@@ -81,33 +81,34 @@ def test_each_figure_is_there_with_alt_text_caption_and_name(executed: dict, cha
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
 def test_no_cell_floods_the_page(executed: dict, chapter: int) -> None:
-    for cell in runs.code_cells(read(executed[chapter])):
+    for cell in parameters.code_cells(read(executed[chapter])):
         lines = sum(str(output.get("text", "")).count("\n") for output in cell.outputs)
         assert lines <= 100, f"cell {cell.id} prints {lines} lines"
 
 
-@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
 def test_each_parameter_is_read(chapter: int) -> None:
-    notebook = read(runs.chapter_path(chapter))
-    code = "\n".join(cell.source for cell in runs.code_cells(notebook) if not is_parameters(cell))
+    notebook = read(parameters.chapter_path(chapter))
+    cells = parameters.code_cells(notebook)
+    code = "\n".join(cell.source for cell in cells if not is_parameters(cell))
     read_names = {
         node.id
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
-    # The run itself reads these four.
-    parameters = set(runs.default_parameters(runs.chapter_path(chapter))) - set(runs.REQUIRED)
-    assert parameters <= read_names, f"never read: {parameters - read_names}"
+    read_names.update(parameters.REQUIRED)  # by the run itself
+    names = set(parameters.default_parameters(parameters.chapter_path(chapter)))
+    assert names <= read_names, f"never read: {names - read_names}"
 
 
-@pytest.mark.parametrize("chapter", runs.CHAPTERS)
+@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
 def test_prose_quotes_only_recorded_numbers(executed: dict, chapter: int) -> None:
-    recorded = runs.read_json(executed[chapter].parent / "metrics.json")
+    recorded = parameters.read_json(executed[chapter].parent / "metrics.json")
     text = "\n".join(
         cell.source
-        for cell in read(runs.chapter_path(chapter)).cells
+        for cell in read(parameters.chapter_path(chapter)).cells
         if cell.cell_type == "markdown"
     )
     quoted = set(re.findall(r"\{glue:text\}`([a-z0-9_]+)[:`]", text))
@@ -115,30 +116,30 @@ def test_prose_quotes_only_recorded_numbers(executed: dict, chapter: int) -> Non
 
 
 def test_a_second_run_is_not_computed_again(executed: dict) -> None:
-    parameters = runs.read_json(executed[1].parent / "card.json")["parameters"]
-    assert runs.execute(1, parameters, progress=False).skipped
+    card = parameters.read_json(executed[1].parent / "card.json")
+    assert runs.execute(1, card["parameters"], progress=False).skipped
 
 
 def test_papermill_refuses_unknown_parameters(tmp_path: Path) -> None:
     with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'steps'"):
         papermill.execute_notebook(
-            str(runs.chapter_path(3)),
+            str(parameters.chapter_path(3)),
             str(tmp_path / "out.ipynb"),
             parameters={"stepz": 20, "folder": str(tmp_path)},
-            cwd=str(runs.project_root()),
+            cwd=str(parameters.project_root()),
             progress_bar=False,
         )
 
 
 def test_chapter_names_the_command_that_makes_what_it_needs(tmp_path: Path) -> None:
-    defaults = runs.default_parameters(runs.chapter_path(6))
-    with pytest.raises(runs.ChapterError, match=r"papermill book/02_gan\.ipynb"):
+    defaults = parameters.default_parameters(parameters.chapter_path(6))
+    with pytest.raises(parameters.ChapterError, match=r"papermill book/02_gan\.ipynb"):
         runs.execute(6, defaults | TINY | {"folder": str(tmp_path / "empty")}, progress=False)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "original"])
 def test_profiles_name_existing_parameters_and_state_their_cost(profile: str) -> None:
-    assert set(runs.read_profile(profile)) == set(runs.CHAPTERS)
-    head = (runs.project_root() / "params" / f"{profile}.yaml").read_text(encoding="utf-8")
+    assert set(parameters.read_profile(profile)) == set(parameters.CHAPTERS)
+    head = (parameters.project_root() / "params" / f"{profile}.yaml").read_text(encoding="utf-8")
     for word in ("Command:", "Hardware:", "Duration:", "Scores:"):
         assert f"# {word}" in head

@@ -8,7 +8,7 @@ import pytest
 from test_runs import project  # noqa: F401  (a fixture)
 from typer.testing import CliRunner
 
-from synthseg import cli, publishing, runs, volumes
+from synthseg import cli, parameters, publishing, runs, volumes
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -19,15 +19,18 @@ def call(*arguments: str) -> SimpleNamespace:
     return SimpleNamespace(code=result.exit_code, output=result.output)
 
 
+Call = tuple[int, dict[str, parameters.Scalar], bool]
+
+
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, runs.Scalar], bool]]:
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """Chapters that would have been executed."""
-    calls: list[tuple[int, dict[str, runs.Scalar], bool]] = []
+    calls: list[Call] = []
 
     def execute(
-        chapter: int, parameters: dict[str, runs.Scalar], force: bool = False
+        chapter: int, values: dict[str, parameters.Scalar], force: bool = False
     ) -> runs.Executed:
-        calls.append((chapter, parameters, force))
+        calls.append((chapter, values, force))
         return runs.Executed(Path("notebook.ipynb"), chapter == 1, 61.0)
 
     monkeypatch.setattr(runs, "execute", execute)
@@ -38,11 +41,11 @@ def test_run_passes_parameters_on(executed: list) -> None:
     result = call("run", "3", "1", "--data", "epfl", "--set", "steps=20", "--set", "seed=3")
     assert result.code == 0, result.output
     assert [chapter for chapter, _, _ in executed] == [1, 3]
-    for _, parameters, force in executed:
-        assert parameters["steps"] == 20
-        assert parameters["seed"] == 3
-        assert parameters["data"] == "epfl"
-        assert parameters["folder"] == "runs/smoke"
+    for _, values, force in executed:
+        assert values["steps"] == 20
+        assert values["seed"] == 3
+        assert values["data"] == "epfl"
+        assert values["folder"] == "runs/smoke"
         assert not force
     assert "skipped" in result.output
     assert "1 min 01 s" in result.output
@@ -86,7 +89,7 @@ def test_relative_data_counts_from_the_root(
 
 def test_failed_chapter_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(*arguments: object, **options: object) -> None:
-        raise runs.ChapterError("Chapter 1 stopped in cell [4] with an error.")
+        raise parameters.ChapterError("Chapter 1 stopped in cell [4] with an error.")
 
     monkeypatch.setattr(runs, "execute", execute)
     result = call("run", "1")

@@ -1,6 +1,7 @@
 """Runs: parameters, folders, run cards, exact resume, execution, publishing."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from synthseg import publishing, runs
+from synthseg import parameters, publishing, runs
 
 # Keras stores variables through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -24,11 +25,12 @@ steps = 100
 rate = 0.5
 augment = False
 """
+INLINE = "module://matplotlib_inline.backend_inline"
 START = "from synthseg import runs\n\nrun = runs.start({chapter}, globals())"
 
 
-def chapter(number: int, *cells: str, parameters: str = PARAMETERS) -> nbformat.NotebookNode:
-    sources = [parameters, START.format(chapter=number), *cells, "run.finish()"]
+def chapter(number: int, *cells: str, first: str = PARAMETERS) -> nbformat.NotebookNode:
+    sources = [first, START.format(chapter=number), *cells, "run.finish()"]
     code = [
         nbformat.v4.new_code_cell(source, id=f"cell-{index}")
         for index, source in enumerate(sources)
@@ -51,12 +53,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of two chapters; other processes find it by the environment variable."""
     monkeypatch.setenv("SYNTHSEG_ROOT", str(tmp_path))
     names = {1: "01_data", 3: "03_baseline_segmentation"}
-    monkeypatch.setattr(runs, "CHAPTERS", names)
+    monkeypatch.setattr(parameters, "CHAPTERS", names)
     monkeypatch.setattr(publishing, "CHAPTERS", names)
     book = tmp_path / "book"
     book.mkdir()
-    recording = "import sys\n\nprint('rate', rate)\nprint('noise', file=sys.stderr)\n"
-    recording += "run.record(rate=rate)"
+    recording = "import os\nimport sys\n\nprint('rate', rate, os.environ['MPLBACKEND'])\n"
+    recording += "print('noise', file=sys.stderr)\nrun.record(rate=rate)"
     table = "import pandas as pd\n\nrun.table('slices', pd.DataFrame({'slice': [0], 'dice': [1]}))"
     nbformat.write(chapter(1, recording, table), book / "01_data.ipynb")
     nbformat.write(chapter(3), book / "03_baseline_segmentation.ipynb")
@@ -93,7 +95,7 @@ def namespace(**changes: object) -> dict[str, object]:
 
 
 def test_defaults_are_those_of_the_parameters_cell(project: Path) -> None:
-    assert runs.default_parameters(runs.chapter_path(1)) == {
+    assert parameters.default_parameters(parameters.chapter_path(1)) == {
         "data": "phantom",
         "nm_per_pixel": None,
         "seed": 0,
@@ -114,9 +116,9 @@ def test_defaults_are_those_of_the_parameters_cell(project: Path) -> None:
     ],
 )
 def test_parameters_cell_holds_plain_values_only(project: Path, cell: str, message: str) -> None:
-    nbformat.write(chapter(1, parameters=cell), runs.chapter_path(1))
-    with pytest.raises(runs.ParameterError, match=message):
-        runs.default_parameters(runs.chapter_path(1))
+    nbformat.write(chapter(1, first=cell), parameters.chapter_path(1))
+    with pytest.raises(parameters.ParameterError, match=message):
+        parameters.default_parameters(parameters.chapter_path(1))
 
 
 @pytest.mark.parametrize(
@@ -133,9 +135,9 @@ def test_parameters_cell_holds_plain_values_only(project: Path, cell: str, messa
     ],
 )
 def test_setting_takes_the_type_of_the_default(
-    text: str, default: runs.Scalar, expected: runs.Scalar
+    text: str, default: parameters.Scalar, expected: parameters.Scalar
 ) -> None:
-    value = runs.parse("name", text, default)
+    value = parameters.parse("name", text, default)
     assert value == expected
     assert type(value) is type(expected)
 
@@ -144,21 +146,21 @@ def test_setting_takes_the_type_of_the_default(
     ("text", "default"),
     [("abc", 1), ("1.5", 1), ("true", 1), ("1", False), ("null", 1), ("[1]", 1), ("abc", None)],
 )
-def test_setting_of_another_type_is_refused(text: str, default: runs.Scalar) -> None:
-    with pytest.raises(runs.ParameterError, match="steps"):
-        runs.parse("steps", text, default)
+def test_setting_of_another_type_is_refused(text: str, default: parameters.Scalar) -> None:
+    with pytest.raises(parameters.ParameterError, match="steps"):
+        parameters.parse("steps", text, default)
 
 
 def test_plan_lays_settings_over_profile_over_defaults(project: Path) -> None:
-    plan = runs.plan([3, 1], "smoke", data="epfl", seed=5, settings=["steps=7"])
+    plan = parameters.plan([3, 1], "smoke", data="epfl", seed=5, settings=["steps=7"])
     assert list(plan) == [1, 3]
     assert plan[1] == plan[3]
     assert plan[1]["steps"] == 7
     assert plan[1]["rate"] == 0.25
     assert (plan[1]["data"], plan[1]["seed"]) == ("epfl", 5)
     assert plan[1]["folder"] == "runs/smoke"
-    assert runs.plan([1, 3], "smoke")[3]["steps"] == 20
-    assert runs.plan([1], "smoke", seed=5, settings=["seed=3"])[1]["seed"] == 3
+    assert parameters.plan([1, 3], "smoke")[3]["steps"] == 20
+    assert parameters.plan([1], "smoke", seed=5, settings=["seed=3"])[1]["seed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -173,26 +175,26 @@ def test_plan_lays_settings_over_profile_over_defaults(project: Path) -> None:
 )
 def test_faulty_profile_is_refused(project: Path, profile: str, named: str) -> None:
     (project / "params" / "smoke.yaml").write_text(profile)
-    with pytest.raises(runs.ParameterError, match=named):
-        runs.read_profile("smoke")
+    with pytest.raises(parameters.ParameterError, match=named):
+        parameters.read_profile("smoke")
 
 
 def test_unknown_names_are_refused(project: Path) -> None:
-    with pytest.raises(runs.ParameterError, match="did you mean 'steps'"):
-        runs.plan([3], "smoke", settings=["stepz=20"])
-    with pytest.raises(runs.ParameterError, match="did you mean 'smoke'"):
-        runs.plan([3], "smok")
-    with pytest.raises(runs.RunError, match="no chapter 9"):
-        runs.plan([9], "smoke")
+    with pytest.raises(parameters.ParameterError, match="did you mean 'steps'"):
+        parameters.plan([3], "smoke", settings=["stepz=20"])
+    with pytest.raises(parameters.ParameterError, match="did you mean 'smoke'"):
+        parameters.plan([3], "smok")
+    with pytest.raises(parameters.RunError, match="no chapter 9"):
+        parameters.plan([9], "smoke")
 
 
 # Runs
 
 
 def test_start_refuses_unknown_parameters(project: Path) -> None:
-    with pytest.raises(runs.ParameterError, match="did you mean 'steps'"):
+    with pytest.raises(parameters.ParameterError, match="did you mean 'steps'"):
         runs.start(1, namespace(stepz=20))
-    with pytest.raises(runs.ParameterError, match="whole number"):
+    with pytest.raises(parameters.ParameterError, match="whole number"):
         runs.start(1, namespace(steps="many"))
     assert not (project / "runs").exists()
 
@@ -224,7 +226,7 @@ def test_run_card_and_records(project: Path, monkeypatch: pytest.MonkeyPatch) ->
         "slices": 3,
         "empty": None,
     }
-    card = runs.read_json(run.folder / "card.json")
+    card = parameters.read_json(run.folder / "card.json")
     assert card["finished"]
     assert card["data"] == {"name": "own", "fingerprint": "ab12", "provenance": "Drawn."}
     assert card["parameters"]["seed"] == 3
@@ -244,20 +246,20 @@ def test_run_with_other_parameters_sets_the_earlier_one_aside(project: Path) -> 
 def test_needs_names_the_command(project: Path) -> None:
     later = runs.start(3, namespace(folder="runs/smoke"))
     with pytest.raises(
-        runs.MissingRun, match="synthseg run 1 --profile smoke --seed 0 --data phantom"
+        parameters.MissingRun, match="synthseg run 1 --profile smoke --seed 0 --data phantom"
     ):
         later.needs(1, "model.keras")
     earlier = runs.start(1, namespace(folder="runs/smoke"))
     (earlier.folder / "model.keras").touch()
-    with pytest.raises(runs.MissingRun, match="not been made"):
+    with pytest.raises(parameters.MissingRun, match="not been made"):
         later.needs(1, "model.keras")
     earlier.finish()
     assert later.needs(1, "model.keras") == earlier.folder / "model.keras"
     other = runs.start(3, namespace(folder="runs/smoke", data="epfl"))
-    with pytest.raises(runs.MissingRun, match="other data"):
+    with pytest.raises(parameters.MissingRun, match="other data"):
         other.needs(1, "model.keras")
     raw = runs.start(3, namespace())
-    with pytest.raises(runs.MissingRun, match=r"papermill book/01_data\.ipynb .* -p seed 0"):
+    with pytest.raises(parameters.MissingRun, match=r"papermill book/01_data\.ipynb .* -p seed 0"):
         raw.needs(1, "model.keras")
 
 
@@ -381,19 +383,21 @@ def test_fewer_steps_than_epochs(project: Path) -> None:
     run = runs.start(1, namespace())
     history = run.fit(dense_model(), batches, name="short", steps=2, epochs=10)
     assert list(history["step"]) == [1, 2]
-    with pytest.raises(runs.ParameterError, match="at least 1"):
+    with pytest.raises(parameters.ParameterError, match="at least 1"):
         run.fit(dense_model(), batches, name="none", steps=0, epochs=10)
 
 
 # Execution and publication
 
 
-def test_execute_build_publish_and_check(project: Path) -> None:
-    parameters = runs.plan([1], "smoke")[1]
-    done = runs.execute(1, parameters, progress=False)
+def test_execute_build_publish_and_check(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = parameters.plan([1], "smoke")[1]
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # would leave the chapter without figures
+    done = runs.execute(1, planned, progress=False)
+    assert os.environ["MPLBACKEND"] == "Agg"
     assert not done.skipped
     assert done.notebook == project / "runs" / "smoke" / "seed-0" / "01_data" / "01_data.ipynb"
-    assert runs.execute(1, parameters, progress=False).skipped
+    assert runs.execute(1, planned, progress=False).skipped
     assert publishing.seeds("smoke") == [0]
 
     # A book of which a chapter has not been executed can be built, and says so.
@@ -408,8 +412,8 @@ def test_execute_build_publish_and_check(project: Path) -> None:
     assert "01_data" in (pages / "results.html").read_text()
 
     assert publishing.publish("smoke") == [1]
-    published = nbformat.read(runs.chapter_path(1), as_version=4)
-    assert published.cells[3].outputs[0].text == "rate 0.25\n"
+    published = nbformat.read(parameters.chapter_path(1), as_version=4)
+    assert published.cells[3].outputs[0].text == f"rate 0.25 {INLINE}\n"
     assert [output.get("name") for output in published.cells[3].outputs] == ["stdout", None]
     assert len(published.cells) == 7
     metrics = (project / "results" / "metrics.csv").read_text()
@@ -423,25 +427,26 @@ def test_execute_build_publish_and_check(project: Path) -> None:
     assert "missing" in checked[1].problems[0]
 
     published.cells[3].outputs = []
-    nbformat.write(published, runs.chapter_path(1))
+    nbformat.write(published, parameters.chapter_path(1))
     assert "outputs" in publishing.check()[0].problems[0]
     published.cells[3].source = "print(rate)"
-    nbformat.write(published, runs.chapter_path(1))
+    nbformat.write(published, parameters.chapter_path(1))
     assert "code cells" in publishing.check()[0].problems[0]
-    with pytest.raises(runs.RunError, match="changed after its run"):
+    with pytest.raises(parameters.RunError, match="changed after its run"):
         publishing.publish("smoke")
 
 
 def test_failing_cell_is_named(project: Path) -> None:
-    nbformat.write(chapter(1, "raise ValueError('no such cell')"), runs.chapter_path(1))
+    nbformat.write(chapter(1, "raise ValueError('no such cell')"), parameters.chapter_path(1))
     with pytest.raises(
-        runs.ChapterError, match=r"Chapter 1 .*\[4\].*ValueError: no such cell; .*partial\.ipynb"
+        parameters.ChapterError,
+        match=r"Chapter 1 .*\[4\].*ValueError: no such cell; .*partial\.ipynb",
     ):
-        runs.execute(1, runs.plan([1], "smoke")[1], progress=False)
+        runs.execute(1, parameters.plan([1], "smoke")[1], progress=False)
 
 
 def test_nothing_to_build(project: Path) -> None:
-    with pytest.raises(runs.RunError, match="synthseg run --profile smoke"):
+    with pytest.raises(parameters.RunError, match="synthseg run --profile smoke"):
         publishing.build_run("smoke")
 
 
