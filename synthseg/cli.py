@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from synthseg import parameters, publishing, runs
+from synthseg import parameters, publishing, runs, volumes
 
 app = typer.Typer(
     help="Execute, build and check the book on synthetic images for electron microscopy.\n\n"
@@ -53,7 +53,7 @@ def _plain_errors() -> Iterator[None]:
     except parameters.ChapterError as error:
         errors.print(f"[red]Error:[/red] {escape(str(error))}")
         raise typer.Exit(1) from error
-    except (parameters.RunError, OSError) as error:
+    except (parameters.RunError, volumes.DataError, OSError) as error:
         errors.print(f"[red]Error:[/red] {escape(str(error))}")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
@@ -97,6 +97,10 @@ def run(
     with _plain_errors():
         numbers = sorted(set(chapters or parameters.CHAPTERS))
         plan = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
+        chosen = next(iter(plan.values()))
+        if chosen["data"] != "phantom":
+            # Before any chapter starts: downloads show their progress, and mistakes come at once.
+            runs.load_data(chosen)
         begun = time.monotonic()
         for count, (chapter, values) in enumerate(plan.items(), start=1):
             label = f"{count} of {len(plan)}  {parameters.CHAPTERS[chapter]}"
@@ -169,8 +173,6 @@ def data(
     A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and mask.tif;
     or train/ and test/, each with such a pair.
     """
-    from synthseg import volumes
-
     if source is None:
         console.print(escape(f"Data can be {DATA_HELP}"))
         console.print("Check yours with  synthseg data FOLDER --nm-per-pixel 5")

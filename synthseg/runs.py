@@ -7,6 +7,7 @@ A run is one chapter, executed with one set of parameters. It writes into one fo
 ``<chapter>.ipynb``               the executed notebook (``<chapter>.partial.ipynb`` until complete)
 ``metrics.json``                  every number that the chapter recorded, by name
 ``<table>.csv``                   every table that it stored
+``<chapter>.log``                 what libraries reported about devices and the like
 ``<fit>.history.csv``             one row an epoch
 ``<fit>.weights.h5``              weights and optimiser state at the end of a training
 ``resume/``                       the same after each finished epoch, until the training is complete
@@ -57,6 +58,7 @@ import nbformat
 import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
+from jupyter_client import AsyncKernelManager
 
 from synthseg import METHOD_VERSION
 from synthseg.parameters import (
@@ -266,6 +268,19 @@ def start(chapter: int, namespace: dict[str, Any]) -> "Run":
     return run
 
 
+def load_data(parameters: Mapping[str, Scalar]) -> "Dataset":
+    """Load the data that a chapter's parameters name.
+
+    A relative path counts from the root of the project, wherever the notebook runs.
+    """
+    from synthseg import volumes
+
+    data, scale = str(parameters["data"]), parameters["nm_per_pixel"]
+    if data not in ("phantom", "epfl"):
+        data = ",".join(str(project_root() / part) for part in data.split(","))
+    return volumes.load(data, None if scale is None else float(scale))
+
+
 @dataclass
 class Run:
     """The run of one chapter; made by :func:`start`.
@@ -296,16 +311,8 @@ class Run:
         write_json(self.folder / "card.json", self._card)
 
     def load_data(self) -> "Dataset":
-        """Load the data that the parameters name, and put its fingerprint on the card.
-
-        A relative path counts from the root of the project, wherever the notebook runs.
-        """
-        from synthseg import volumes
-
-        data, scale = str(self.parameters["data"]), self.parameters["nm_per_pixel"]
-        if data not in ("phantom", "epfl"):
-            data = ",".join(str(project_root() / part) for part in data.split(","))
-        dataset = volumes.load(data, None if scale is None else float(scale))
+        """Load the data that the parameters name, and put its fingerprint on the card."""
+        dataset = load_data(self.parameters)
         self._card["data"] = {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
@@ -474,6 +481,21 @@ class Executed:
     duration_s: float
 
 
+def _logging_to(log: Path) -> type[AsyncKernelManager]:
+    """A kernel manager whose kernels write libraries' messages to a file, off the terminal.
+
+    TensorFlow and ipykernel report on devices and ports at each start, below Python's own streams
+    and in the middle of the progress bar.
+    """
+
+    class LoggingKernelManager(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:
+            with log.open("wb") as messages:
+                await super().start_kernel(**options, stderr=messages)
+
+    return LoggingKernelManager
+
+
 def execute(
     chapter: int, parameters: Mapping[str, Scalar], *, force: bool = False, progress: bool = True
 ) -> Executed:
@@ -523,6 +545,7 @@ def execute(
             language="python",
             cwd=str(project_root()),
             progress_bar={"desc": name, "disable": None, "leave": False} if progress else False,
+            kernel_manager_class=_logging_to(folder / f"{name}.log"),
         )
     except papermill.PapermillExecutionError as error:
         first = error.source.partition("\n")[0]

@@ -34,6 +34,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         return runs.Executed(Path("notebook.ipynb"), chapter == 1, 61.0)
 
     monkeypatch.setattr(runs, "execute", execute)
+    monkeypatch.setattr(runs, "load_data", lambda values: None)
     return calls
 
 
@@ -85,6 +86,19 @@ def test_relative_data_counts_from_the_root(
     monkeypatch.chdir(tmp_path / "mine")
     assert call("run", "1", "--data", "image.tif,/data/mask.tif").code == 0
     assert executed[0][1]["data"] == "mine/image.tif,/data/mask.tif"
+
+
+def test_faulty_data_stops_before_the_first_chapter(
+    executed: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_data(values: dict[str, parameters.Scalar]) -> None:
+        raise volumes.DataError(f"{values['data']}/masks/03.png is empty.")
+
+    monkeypatch.setattr(runs, "load_data", load_data)
+    result = call("run", "--data", str(tmp_path))
+    assert result.code == 2
+    assert "03.png is empty" in result.output
+    assert executed == []
 
 
 def test_failed_chapter_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
