@@ -10,7 +10,7 @@ import json
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -77,6 +77,10 @@ class Volume:
     name : str
     fingerprint : str
         First 16 hexadecimal digits of a sha256 over shape, pixel size, image and mask.
+    stack : str
+        Name of the stack that this is a part of, or its own name.
+    first : int
+        Where the part begins in that stack.
     """
 
     image: NDArray[np.uint8]
@@ -84,6 +88,8 @@ class Volume:
     nm_per_pixel: float
     name: str
     fingerprint: str
+    stack: str
+    first: int = 0
 
     @classmethod
     def create(cls, image: ArrayLike, mask: ArrayLike, nm_per_pixel: float, name: str) -> "Volume":
@@ -127,7 +133,7 @@ class Volume:
         digest = hashlib.sha256(f"{image.shape} {float(nm_per_pixel)}".encode())
         digest.update(image.data)
         digest.update(mask.data)
-        return cls(image, mask, float(nm_per_pixel), name, digest.hexdigest()[:16])
+        return cls(image, mask, float(nm_per_pixel), name, digest.hexdigest()[:16], stack=name)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -138,23 +144,21 @@ class Volume:
         depth, height, width = self.image.shape
         return depth, height, width
 
-    def slices(
-        self, start: int | None, stop: int | None, step: int = 1, name: str | None = None
-    ) -> "Volume":
-        """Return the slices ``start:stop:step`` as a volume, counted as Python does.
+    def slices(self, start: int | None, stop: int | None) -> "Volume":
+        """Return the slices ``start:stop`` as a volume, counted as Python does.
 
         Raises
         ------
         DataError
             If that leaves no slice.
         """
-        chosen = range(len(self))[start:stop:step]
+        chosen = range(len(self))[start:stop]
         if not chosen:
             raise DataError(f"{self.name} has {len(self)} slices, none of them in {start}:{stop}.")
-        every = f":{step}" if step != 1 else ""
-        name = name or f"{self.name}[{chosen.start}:{chosen.stop}{every}]"
-        window = slice(start, stop, step)
-        return Volume.create(self.image[window], self.mask[window], self.nm_per_pixel, name)
+        window, first = slice(chosen.start, chosen.stop), self.first + chosen.start
+        name = f"{self.stack}[{first}:{first + len(chosen)}]"
+        part = Volume.create(self.image[window], self.mask[window], self.nm_per_pixel, name)
+        return replace(part, stack=self.stack, first=first)
 
 
 @dataclass(frozen=True, eq=False)
