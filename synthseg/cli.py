@@ -97,15 +97,15 @@ def run(
     with _plain_errors():
         numbers = sorted(set(chapters or parameters.CHAPTERS))
         plan = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
-        chosen = next(iter(plan.values()))
+        chosen, fingerprint = next(iter(plan.values())), None
         if chosen["data"] != "phantom":
             # Before any chapter starts: downloads show their progress, and mistakes come at once.
-            runs.load_data(chosen)
+            fingerprint = runs.load_data(chosen).fingerprint
         begun = time.monotonic()
         for count, (chapter, values) in enumerate(plan.items(), start=1):
             label = f"{count} of {len(plan)}  {parameters.CHAPTERS[chapter]}"
             console.print(f"{label} …")
-            done = runs.execute(chapter, values, force=force)
+            done = runs.execute(chapter, values, fingerprint=fingerprint, force=force)
             took = parameters.show_duration(done.duration_s)
             spent = "unchanged, skipped" if done.skipped else took
             console.print(f"{label}  [green]done[/green] ({spent})")
@@ -122,8 +122,8 @@ def _from_root(data: str) -> str:
         return data
     root = parameters.project_root()
     return ",".join(
-        part if Path(part).is_absolute() else os.path.relpath(Path.cwd() / part, root)
-        for part in data.split(",")
+        str(path) if path.is_absolute() else os.path.relpath(Path.cwd() / path, root)
+        for path in (Path(part.strip()).expanduser() for part in data.split(","))
     )
 
 

@@ -42,7 +42,8 @@ class JointSettings:
     schedule : str
         ``"ramp"``: r(t) = SLR ln(1 + 20 t / T), the original's ramp at its 20 epochs as a
         function of the fraction of training done. ``"constant"``: the mean of that ramp, so
-        that both schedules spend the same total weight.
+        that both have the same mean weight per step. (With a learning rate that falls, the
+        ramp's late weight moves the segmenter less; only at a constant rate are they equal.)
     score : str
         ``"none"``: every image counts the same. ``"batch"`` (original): one factor for the
         batch, 1 - clip(BCE(1, sigmoid(D)), 0, 1). ``"image"``: one factor for each image, its

@@ -198,7 +198,7 @@ def compose(
     For each new mask, one real crop gives the number of components and the foreground area to
     aim at. Of several random candidates with that many components, drawn without replacement
     from the bank, turned, mirrored and placed at random, the one is kept that comes closest to
-    the area without components that touch.
+    the area without components that overlap.
 
     Parameters
     ----------

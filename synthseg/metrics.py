@@ -109,14 +109,15 @@ def original_batch_dice(logits: np.ndarray, target: np.ndarray, batch: int) -> f
     return float(np.nanmean(scores))
 
 
+@keras.saving.register_keras_serializable("synthseg")
 class PooledDice(keras.metrics.Metric):
     """Dice of all pixels seen since the last reset, from logits; NaN if there is nothing to find.
 
     Unlike a mean of batch scores it does not depend on how the pixels were batched.
     """
 
-    def __init__(self, name: str = "dice") -> None:
-        super().__init__(name=name)
+    def __init__(self, name: str = "dice", dtype: str | None = None) -> None:
+        super().__init__(name=name, dtype=dtype)
         # float64: counts of an epoch's pixels exceed what float32 can hold exactly.
         self.hits = self.add_weight(name="hits", initializer="zeros", dtype="float64")
         self.sizes = self.add_weight(name="sizes", initializer="zeros", dtype="float64")
@@ -138,7 +139,8 @@ class PooledDice(keras.metrics.Metric):
 def radial_power_spectrum(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean power of square images as a function of spatial frequency.
 
-    A checkerboard of period two shows as a peak at 0.5 cycles per pixel.
+    Stripes of period two along rows or columns show as a peak at 0.5 cycles per pixel. The
+    corners of the spectrum, beyond 0.5, are left out: they have no full rings.
 
     Parameters
     ----------
@@ -170,13 +172,13 @@ def axis_power_at_nyquist(images: np.ndarray) -> float:
     Spectra of real images fall towards fine detail, so that theirs is below 1: compare with it.
 
     A checkerboard of transposed convolutions of stride two lies on the Nyquist frequencies of
-    rows and columns. The ratio is the mean power on these two lines to that on the lines four
-    bins below, zero frequency left out.
+    rows and columns. The ratio is that of the power on these two lines to that on the lines four
+    bins below.
 
     Parameters
     ----------
     images : numpy.ndarray
-        Shape (n, size, size, 1), size even.
+        Shape (n, size, size, 1), size even and at least 16.
     """
     size = images.shape[1]
     power = (np.abs(np.fft.fft2(images[..., 0])) ** 2).mean(axis=0)

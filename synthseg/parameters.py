@@ -346,8 +346,9 @@ def plan(
 
 
 def _check_seed(seed: Scalar) -> None:
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ParameterError(f"seed is {seed!r}, but must be a whole number from 0 to 2^32 - 1.")
+    # Chapters derive their random streams as 1000 * seed + k, and Keras' seeds end at 2^32 - 1.
+    if not isinstance(seed, int) or not 0 <= seed <= 4_000_000:
+        raise ParameterError(f"seed is {seed!r}, but must be a whole number from 0 to 4000000.")
 
 
 def given_parameters(

@@ -44,6 +44,7 @@ from synthseg.parameters import (
     write_json,
     write_text,
 )
+from synthseg.runs import is_current
 
 METRICS_COLUMNS = ("chapter", "quantity", "value", "seed")
 """Columns of ``metrics.csv``."""
@@ -407,6 +408,11 @@ def _page(chapter: int, page: Path, profile: str, run: Finished | None) -> nbfor
             )
             book = run.notebook
             book.cells = [cell for cell in book.cells if not is_injected(cell)]
+        elif not is_current(run.folder, run.card["key"]):
+            note = (
+                "A chapter that this one builds upon has been run anew since, so their numbers may "
+                f"not agree. The command `synthseg run {chapter} --profile {profile}` mends that."
+            )
     if note:
         warning = nbformat.v4.new_markdown_cell(f"```{{warning}}\n{note}\n```", id="run-note")
         book.cells.insert(1, warning)  # below the title

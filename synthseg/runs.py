@@ -119,7 +119,7 @@ def run_folder(chapter: int, parameters: Mapping[str, Scalar]) -> Path:
 
 
 def run_key(parameters: Mapping[str, Scalar], code: str) -> str:
-    """Two runs with the same key have the same results.
+    """Two runs with the same key, on the same data, have the same results.
 
     Parameters
     ----------
@@ -137,9 +137,22 @@ def _chapter_code(chapter: int) -> str:
     return code_fingerprint(nbformat.read(path, as_version=4)) if path.is_file() else "unknown"
 
 
-def _is_current(folder: Path, key: str) -> bool:
-    """Whether the run in a folder has this key, and the earlier runs that it used are unchanged."""
+def is_current(folder: Path, key: str, fingerprint: str | None = None) -> bool:
+    """Whether the run in a folder has this key, and what it used is unchanged.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    key : str
+        Key that it should have.
+    fingerprint : str, optional
+        Fingerprint of the data as they are now; not compared if not given.
+    """
     card = read_json(folder / "card.json")
+    used_data = (card.get("data") or {}).get("fingerprint")
+    if fingerprint and used_data and used_data != fingerprint:
+        return False
     return card.get("key") == key and all(
         read_json(folder.parent / name / "card.json").get("key") == used
         for name, used in card["inputs"].items()
@@ -230,7 +243,7 @@ def start(chapter: int, namespace: dict[str, Any]) -> "Run":
     code = _chapter_code(chapter)
     key, folder = run_key(parameters, code), run_folder(chapter, parameters)
     earlier = read_json(folder / "card.json")
-    if earlier and not _is_current(folder, key):
+    if earlier and not is_current(folder, key):
         _set_aside(folder)
         earlier = {}
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -262,7 +275,8 @@ def start(chapter: int, namespace: dict[str, Any]) -> "Run":
         "sessions": earlier.get("sessions", 0) + 1,
     }
     begun -= earlier.get("duration_s", 0.0)
-    run = Run(chapter, folder, key, parameters, card, begun)
+    begun_with = (earlier.get("data") or {}).get("fingerprint")
+    run = Run(chapter, folder, key, parameters, card, begun, begun_with)
     run.save_card()
     _show_table("Parameters", {name: repr(value) for name, value in parameters.items()})
     return run
@@ -303,6 +317,7 @@ class Run:
     parameters: dict[str, Scalar]
     _card: dict[str, Any]
     _begun: float  # as if the run had never been interrupted
+    _begun_with: str | None  # fingerprint of the data, if this run was interrupted
     _metrics: dict[str, Any] = field(default_factory=dict)
 
     def save_card(self) -> None:
@@ -311,8 +326,20 @@ class Run:
         write_json(self.folder / "card.json", self._card)
 
     def load_data(self) -> "Dataset":
-        """Load the data that the parameters name, and put its fingerprint on the card."""
+        """Load the data that the parameters name, and put its fingerprint on the card.
+
+        Raises
+        ------
+        RunError
+            If this run was begun with other data of the same name.
+        """
         dataset = load_data(self.parameters)
+        if self._begun_with not in (None, dataset.fingerprint):
+            raise RunError(
+                f"The data '{self.parameters['data']}' have changed since the run in "
+                f"{show_path(self.folder)} was begun. Start anew with "
+                f"'synthseg run {self.chapter} --force', or remove that folder."
+            )
         self._card["data"] = {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
@@ -358,11 +385,18 @@ class Run:
         name = chapter_name(chapter)
         path = self.folder.parent / name / filename
         card = read_json(path.parent / "card.json")
-        same = ("data", "nm_per_pixel")
+        mine, its = self._card["data"], card.get("data")
         if not card.get("finished") or not path.is_file():
             problem = "has not been made yet"
-        elif any(card["parameters"][key] != self.parameters[key] for key in same):
-            problem = f"was made from other data ({card['parameters']['data']})"
+        elif mine and its and mine["fingerprint"] != its["fingerprint"]:
+            problem = f"was made from other data ({its['name']}, fingerprint {its['fingerprint']})"
+        elif different := [
+            key
+            for key in ("data", "nm_per_pixel", "crop", "size")
+            if key in self.parameters and card["parameters"].get(key) != self.parameters[key]
+        ]:
+            key = different[0]
+            problem = f"was made with {key}={card['parameters'].get(key)}"
         elif card["method_version"] != METHOD_VERSION:
             problem = "was made by an older version of the method"
         else:
@@ -497,7 +531,12 @@ def _logging_to(log: Path) -> type[AsyncKernelManager]:
 
 
 def execute(
-    chapter: int, parameters: Mapping[str, Scalar], *, force: bool = False, progress: bool = True
+    chapter: int,
+    parameters: Mapping[str, Scalar],
+    *,
+    fingerprint: str | None = None,
+    force: bool = False,
+    progress: bool = True,
 ) -> Executed:
     """Execute a chapter by papermill in a fresh kernel of the running Python.
 
@@ -507,6 +546,8 @@ def execute(
         Chapter number.
     parameters : mapping
         All parameters of the chapter, as :func:`synthseg.parameters.plan` settles them.
+    fingerprint : str, optional
+        Fingerprint of the data as they are now: a run that was made from others is set aside.
     force : bool
         Start anew even if the run is finished or begun; the earlier one is set aside.
     progress : bool
@@ -524,9 +565,10 @@ def execute(
     folder, key = run_folder(chapter, parameters), run_key(parameters, _chapter_code(chapter))
     notebook = folder / f"{name}.ipynb"
     if card := read_json(folder / "card.json"):
-        if force or not _is_current(folder, key):
+        if force or not is_current(folder, key, fingerprint):
             _set_aside(folder)
         elif card["finished"] and notebook.is_file():
+            (folder / "card.json").touch()  # the latest run is the one that a book is built from
             return Executed(notebook, True, time.monotonic() - begun)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.partial.ipynb"

@@ -16,6 +16,9 @@ import tensorflow as tf
 
 from synthseg.volumes import DataError, Volume
 
+AUGMENTATIONS = ("none", "dihedral", "classical")
+"""Kinds of augmentation; see :class:`CropSettings`."""
+
 
 @dataclass(frozen=True)
 class CropSettings:
@@ -34,9 +37,9 @@ class CropSettings:
         How images are reduced from `crop` to `size`: ``"area"`` averages and does not alias,
         ``"nearest"`` picks single pixels, as the original study did. Masks are always ``nearest``.
     augment : str
-        ``"none"``, or ``"classical"``: one of the eight flips and rotations of the square,
-        applied to image and mask alike, then a change of contrast, brightness and gamma of the
-        image alone.
+        ``"none"``; ``"dihedral"``: one of the eight flips and rotations of the square, applied
+        to image and mask alike; or ``"classical"``: the same, then a change of contrast,
+        brightness and gamma of the image alone.
     """
 
     crop: int = 320
@@ -48,8 +51,9 @@ class CropSettings:
     def __post_init__(self) -> None:
         if self.resize not in ("area", "nearest"):
             raise ValueError(f"resize is '{self.resize}'; choose 'area' or 'nearest'.")
-        if self.augment not in ("none", "classical"):
-            raise ValueError(f"augment is '{self.augment}'; choose 'none' or 'classical'.")
+        if self.augment not in AUGMENTATIONS:
+            options = "', '".join(AUGMENTATIONS)
+            raise ValueError(f"augment is '{self.augment}'; choose one of '{options}'.")
         if self.size > self.crop:
             raise ValueError(
                 f"size ({self.size} px) is larger than crop ({self.crop} px): images would be "
@@ -98,9 +102,9 @@ def dihedral(batch: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
 
 
 def augment_batch(
-    images: tf.Tensor, masks: tf.Tensor, seed: tf.Tensor
+    images: tf.Tensor, masks: tf.Tensor, seed: tf.Tensor, kind: str = "classical"
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Classical augmentation: orientation of image and mask, intensity of the image.
+    """Augment by orientation of image and mask, and by intensity of the image.
 
     Parameters
     ----------
@@ -108,16 +112,22 @@ def augment_batch(
         Shape (n, size, size, 1); images in [-1, 1], masks in {0, 1}.
     seed : tf.Tensor
         Shape (2,), the stateless seed of this batch.
+    kind : str
+        One of :data:`AUGMENTATIONS`.
 
     Returns
     -------
     images, masks : tf.Tensor
         Same shapes and ranges.
     """
+    if kind == "none":
+        return images, masks
     count = tf.shape(images)[0]
     seeds = tf.random.split(seed, 4)
     orientations = tf.random.stateless_uniform((count,), seeds[0], 0, 8, dtype=tf.int32)
     images, masks = dihedral(images, orientations), dihedral(masks, orientations)
+    if kind == "dihedral":
+        return images, masks
     per_image = (count, 1, 1, 1)
     contrast = tf.random.stateless_uniform(per_image, seeds[1], 0.8, 1.25)
     brightness = tf.random.stateless_uniform(per_image, seeds[2], -0.2, 0.2)
@@ -160,9 +170,7 @@ def _crop_batch(
     images = resize_images(windows(image), settings.size, settings.size, settings.resize)
     images = to_network_image(images)
     masks = resize_masks(windows(mask), settings.size, settings.size)
-    if settings.augment == "classical":
-        images, masks = augment_batch(images, masks, seeds[3])
-    return images, masks
+    return augment_batch(images, masks, seeds[3], settings.augment)
 
 
 def crops(
@@ -255,7 +263,7 @@ def pool(
         seeds = tf.random.split(tf.stack([tf.cast(seed, tf.int64), step]), 2)
         chosen = tf.random.stateless_uniform((batch,), seeds[0], 0, len(images), tf.int32)
         pair = tf.gather(all_images, chosen), tf.gather(all_masks, chosen)
-        return augment_batch(*pair, seeds[1]) if augment == "classical" else pair
+        return augment_batch(*pair, seeds[1], augment)
 
     steps = tf.data.Dataset.counter(start=first_step)
     return steps.map(draw).prefetch(tf.data.AUTOTUNE)

@@ -101,6 +101,12 @@ def test_each_parameter_is_read(chapter: int) -> None:
     read_names.update(parameters.REQUIRED)  # by the run itself
     names = set(parameters.default_parameters(parameters.chapter_path(chapter)))
     assert names <= read_names, f"never read: {names - read_names}"
+    bound = {
+        node.id
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    assert not names & bound, f"bound anew: {names & bound}"
 
 
 @pytest.mark.parametrize("chapter", parameters.CHAPTERS)

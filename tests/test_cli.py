@@ -28,13 +28,16 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     calls: list[Call] = []
 
     def execute(
-        chapter: int, values: dict[str, parameters.Scalar], force: bool = False
+        chapter: int,
+        values: dict[str, parameters.Scalar],
+        fingerprint: str | None = None,
+        force: bool = False,
     ) -> runs.Executed:
         calls.append((chapter, values, force))
         return runs.Executed(Path("notebook.ipynb"), chapter == 1, 61.0)
 
     monkeypatch.setattr(runs, "execute", execute)
-    monkeypatch.setattr(runs, "load_data", lambda values: None)
+    monkeypatch.setattr(runs, "load_data", lambda values: SimpleNamespace(fingerprint="f"))
     return calls
 
 

@@ -9,6 +9,7 @@ import keras
 import nbformat
 import numpy as np
 import pytest
+import tifffile
 import tensorflow as tf
 
 from synthseg import parameters, publishing, runs
@@ -256,11 +257,43 @@ def test_needs_names_the_command(project: Path) -> None:
     earlier.finish()
     assert later.needs(1, "model.keras") == earlier.folder / "model.keras"
     other = runs.start(3, namespace(folder="runs/smoke", data="epfl"))
-    with pytest.raises(parameters.MissingRun, match="other data"):
+    with pytest.raises(parameters.MissingRun, match="made with data=phantom"):
         other.needs(1, "model.keras")
     raw = runs.start(3, namespace())
     with pytest.raises(parameters.MissingRun, match=r"papermill book/01_data\.ipynb .* -p seed 0"):
         raw.needs(1, "model.keras")
+
+
+def own_data(folder: Path, grey: int) -> str:
+    """A stack of one's own with the given grey value, for ``--data``."""
+    image = np.full((8, 16, 16), grey, np.uint8) + np.arange(16, dtype=np.uint8)
+    mask = np.zeros_like(image)
+    mask[:, 4:8, 4:8] = 1
+    tifffile.imwrite(folder / "image.tif", image)
+    tifffile.imwrite(folder / "mask.tif", mask)
+    return str(folder)
+
+
+def test_changed_data_are_noticed(project: Path, tmp_path: Path) -> None:
+    given = namespace(data=own_data(tmp_path, 90), nm_per_pixel=5.0)
+    first = runs.start(1, dict(given))
+    before = first.load_data().fingerprint
+    (first.folder / "model.keras").touch()
+    first.finish()
+    later = runs.start(3, dict(given))
+    later.load_data()
+    assert later.needs(1, "model.keras").is_file()
+    assert runs.is_current(first.folder, first.key, before)
+
+    own_data(tmp_path, 120)
+    after = runs.load_data(first.parameters).fingerprint
+    assert not runs.is_current(first.folder, first.key, after)
+    with pytest.raises(parameters.RunError, match="have changed since .* --force"):
+        runs.start(3, dict(given)).load_data()
+    another = runs.start(3, given | {"rate": 0.75})
+    another.load_data()
+    with pytest.raises(parameters.MissingRun, match="made from other data"):
+        another.needs(1, "model.keras")
 
 
 def test_run_is_stale_when_its_inputs_are(project: Path) -> None:
@@ -269,9 +302,9 @@ def test_run_is_stale_when_its_inputs_are(project: Path) -> None:
     earlier.finish()
     later = runs.start(3, namespace())
     later.needs(1, "file")
-    assert runs._is_current(later.folder, later.key)
+    assert runs.is_current(later.folder, later.key)
     runs.start(1, namespace(steps=20))
-    assert not runs._is_current(later.folder, later.key)
+    assert not runs.is_current(later.folder, later.key)
 
 
 # Training
