@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from synthseg import METHOD_VERSION, gan, joint, phantom, sampling, segmenter
+from synthseg import METHOD_VERSION, gan, joint, masks, phantom, sampling, segmenter
 from synthseg.sampling import CropSettings
 
 CROPS = CropSettings(crop=80, size=32, batch=4, augment="classical")
@@ -47,7 +47,25 @@ def test_joint_training(volume):
     np.testing.assert_allclose(values, GOLDEN["joint"], rtol=TOLERANCE)
 
 
+def test_composing_and_tiled_prediction():
+    volume = phantom.make(seed=1, shape=(8, 256, 320))
+    images, slices = sampling.at_network_scale(volume, CROPS)
+    _, crop_masks = sampling.crop_arrays(volume, CROPS, 64, seed=0)
+    composed = masks.compose(
+        masks.component_bank(images, slices, size=32, every=1), crop_masks, 64, seed=0
+    )
+    by_original = masks.compose_original(crop_masks, seed=0)
+    areas = [composed.masks.sum(), by_original.sum()]
+    np.testing.assert_allclose(areas, GOLDEN["composed areas"], rtol=TOLERANCE)
+    keras.utils.set_random_seed(0)
+    ritnet = segmenter.build_ritnet(segmenter.SegmenterSettings(size=32, channels=4))
+    probability = segmenter.predict_slices(ritnet, images, tile=32, overlap=8)
+    np.testing.assert_allclose(probability.mean(), GOLDEN["mean probability"], rtol=TOLERANCE)
+
+
 GOLDEN = {
+    "composed areas": [5140, 9356],
+    "mean probability": 0.502283,
     "gan": [0.593203, 1.090022, 0.216420],
     "joint": [0.837288, 0.773742, 0.346290],
 }

@@ -9,8 +9,8 @@ import keras
 import nbformat
 import numpy as np
 import pytest
-import tifffile
 import tensorflow as tf
+import tifffile
 
 from synthseg import parameters, publishing, runs
 
@@ -288,7 +288,7 @@ def test_changed_data_are_noticed(project: Path, tmp_path: Path) -> None:
     own_data(tmp_path, 120)
     after = runs.load_data(first.parameters).fingerprint
     assert not runs.is_current(first.folder, first.key, after)
-    with pytest.raises(parameters.RunError, match="have changed since .* --force"):
+    with pytest.raises(parameters.RunError, match=r"have changed since .* --force"):
         runs.start(3, dict(given)).load_data()
     another = runs.start(3, given | {"rate": 0.75})
     another.load_data()
