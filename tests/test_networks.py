@@ -175,3 +175,14 @@ def test_learning_rate_schedules():
     assert float(cosine.learning_rate) == pytest.approx(0, abs=1e-7)
     with pytest.raises(ValueError, match="schedule"):
         SegmenterSettings(schedule="linear")
+
+
+def test_a_saved_segmenter_can_be_loaded(tmp_path):
+    model = segmenter.compiled(SegmenterSettings(size=32, channels=4), steps=4)
+    model.optimizer.build(model.trainable_variables)  # as training does
+    model.save(tmp_path / "segmenter.keras")
+    loaded = keras.models.load_model(tmp_path / "segmenter.keras")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0), model.predict(images, verbose=0)
+    )
