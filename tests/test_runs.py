@@ -459,6 +459,15 @@ def test_execute_build_publish_and_check(project: Path, monkeypatch: pytest.Monk
     assert checked[0].problems == []
     assert "missing" in checked[1].problems[0]
 
+    path = project / "results" / "01_data.card.json"
+    card = runs.read_json(path)
+    runs.write_json(path, card | {"method_version": 0})
+    assert "method version 0, now 1" in publishing.check()[0].problems[0]
+    runs.write_json(path, card | {"inputs": {"02_gan": "another key"}})
+    assert "another run of 02_gan" in publishing.check()[0].problems[0]
+    runs.write_json(path, card)
+    assert publishing.check()[0].problems == []
+
     published.cells[3].outputs = []
     nbformat.write(published, parameters.chapter_path(1))
     assert "outputs" in publishing.check()[0].problems[0]
