@@ -12,15 +12,17 @@ DATA ?=
 CHAPTERS ?=
 # name=value pairs
 SET ?=
+# what `make bench` measures; empty: everything
+NAMES ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test book lint clean
+.PHONY: help run test test-long bench book lint clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET) and build their book
 	$(BIN)/synthseg run $(CHAPTERS) --profile '$(PROFILE)' \
@@ -29,6 +31,17 @@ run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET) and build their b
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
+
+test-long: $(READY)  ## run the tests that take minutes, too: 20 kills of each trainer and the like
+	$(BIN)/python -m pytest -m 'long or not long'
+
+bench: $(READY)  ## measure the module against its peers (NAMES); an hour on two cores
+	@$(BIN)/python -c 'import psutil, torch, importlib.metadata as m; m.version("torch-fidelity")' \
+		2>/dev/null || { \
+		echo 'Installing PyTorch and others into .venv, once.'; \
+		$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[bench]' && \
+		$(BIN)/python -m pip install --quiet --no-deps 'torch-fidelity>=0.4,<0.5'; }
+	$(BIN)/python -m benchmarks $(NAMES)
 
 book: $(READY)  ## check the published notebooks and build _build/html/index.html
 	$(BIN)/synthseg check

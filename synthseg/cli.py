@@ -1,18 +1,22 @@
-"""The command line: ``synthseg run | book | publish | data | check``."""
+"""The command line: ``synthseg run | rerun | book | publish | data | check``."""
 
+import logging
 import os
+import shlex
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from synthseg import parameters, publishing, runs, volumes
+from synthseg import parameters, publishing, reruns, runs, volumes
 
 app = typer.Typer(
     help="Execute, build and check the book on synthetic images for electron microscopy.\n\n"
@@ -45,20 +49,69 @@ Seed = Annotated[
 ]
 
 
+_shown = {"tracebacks": False}
+
+
+@app.callback()
+def _main(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the program an error came up.")
+    ] = False,
+) -> None:
+    _shown["tracebacks"] = debug
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Say in one sentence what is wrong with a request, without a traceback."""
     try:
         yield
-    except parameters.ChapterError as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}")
-        raise typer.Exit(1) from error
-    except (parameters.RunError, volumes.DataError, OSError) as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}")
-        raise typer.Exit(2) from error
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as error:
+        if _shown["tracebacks"]:
+            raise
+        text, status = str(error), 2
+        if isinstance(error, parameters.ChapterError):
+            status = 1
+        elif not isinstance(error, (parameters.RunError, volumes.DataError, OSError)):
+            text = f"{type(error).__name__}: {text} (not foreseen; synthseg --debug shows where)"
+            status = 1
+        errors.print(f"[red]Error:[/red] {escape(text)}")
+        raise typer.Exit(status) from error
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say how to go on when Ctrl-C, or a batch system's SIGTERM, ends a command."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
     except KeyboardInterrupt as error:
-        errors.print("Stopped. The same command goes on after the last finished epoch.")
+        logging.disable()  # what waited for the kernel would complain that it is gone
+        # With --force the begun run would be set aside, too.
+        again = [argument for argument in sys.argv[1:] if argument != "--force"]
+        errors.print(
+            "Stopped. To go on after the last finished epoch:  "
+            + escape(shlex.join(["synthseg", *again]))
+        )
         raise typer.Exit(130) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _execute(chapter: int, values: dict[str, parameters.Scalar], label: str, **how: Any) -> None:
+    """Execute a chapter, and say so."""
+    console.print(f"{label} …")
+    done = runs.execute(chapter, values, **how)
+    took = parameters.show_duration(done.duration_s)
+    spent = "unchanged, skipped" if done.skipped else took
+    console.print(f"{label}  [green]done[/green] ({spent})")
+    for path in done.damaged:
+        errors.print(
+            f"[yellow]Note:[/yellow] {escape(parameters.show_path(path))} was damaged, so what it "
+            "held was computed anew; it can be removed."
+        )
 
 
 @app.command()
@@ -94,7 +147,7 @@ def run(
 
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
-    with _plain_errors():
+    with _resumable(), _plain_errors():
         numbers = sorted(set(chapters or parameters.CHAPTERS))
         plan = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
         chosen, fingerprint = next(iter(plan.values())), None
@@ -104,16 +157,72 @@ def run(
         begun = time.monotonic()
         for count, (chapter, values) in enumerate(plan.items(), start=1):
             label = f"{count} of {len(plan)}  {parameters.CHAPTERS[chapter]}"
-            console.print(f"{label} …")
-            done = runs.execute(chapter, values, fingerprint=fingerprint, force=force)
-            took = parameters.show_duration(done.duration_s)
-            spent = "unchanged, skipped" if done.skipped else took
-            console.print(f"{label}  [green]done[/green] ({spent})")
+            _execute(chapter, values, label, fingerprint=fingerprint, force=force)
         console.print(
             f"{len(plan)} chapter{'s' * (len(plan) > 1)} in "
             f"{parameters.show_duration(time.monotonic() - begun)}. "
             f"To read:  synthseg book --profile {profile}"
         )
+
+
+@app.command()
+def rerun(
+    card: Annotated[
+        Path,
+        typer.Argument(
+            help="Run card: card.json in the folder of a run, or results/CHAPTER.card.json.",
+            show_default=False,
+        ),
+    ],
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Relative difference that counts as none. The default fits a rerun on the same "
+            "machine, with the same versions and number of threads; elsewhere sums are rounded "
+            "otherwise, and training makes more of it.",
+        ),
+    ] = reruns.TOLERANCE,
+    force: Annotated[
+        bool, typer.Option(help="Start anew, even where the rerun is finished already.")
+    ] = False,
+) -> None:
+    """Repeat a run from its card, and compare the numbers.
+
+    The earlier chapters whose files it used are repeated first, from the cards beside it. All goes
+    to runs/rerun-KEY/. What is not as it was then is said before anything starts. The exit status
+    is 1 if a number differs by more than the tolerance.
+
+    Example:  synthseg rerun results/03_baseline_segmentation.card.json
+    """
+    with _resumable(), _plain_errors():
+        cards = reruns.read_cards(card)
+        fingerprint = runs.load_data(cards[-1].parameters).fingerprint
+        for item in cards:
+            for difference in reruns.differences(item, fingerprint):
+                console.print(escape(f"{parameters.CHAPTERS[item.chapter]}: {difference}"))
+        for count, item in enumerate(cards, start=1):
+            label = f"{count} of {len(cards)}  {parameters.CHAPTERS[item.chapter]}"
+            _execute(item.chapter, item.parameters, label, fingerprint=fingerprint, force=force)
+        compared = reruns.compare(cards[-1], tolerance)
+        table = Table("number", "on the card", "rerun", "difference", "")
+        for row in compared:
+            values = (_shown_number(value) for value in (row.published, row.rerun, row.difference))
+            table.add_row(escape(row.name), *values, "equal" if row.agrees else "[red]off[/red]")
+        console.print(table)
+        off = sum(not row.agrees for row in compared)
+        if off or not compared:
+            errors.print(
+                f"{off} of {len(compared)} numbers differ by more than {tolerance:g} of their size."
+                if compared
+                else "The card has no numbers to compare."
+            )
+            raise typer.Exit(1)
+        console.print(f"All {len(compared)} numbers agree within {tolerance:g} of their size.")
+
+
+def _shown_number(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def _from_root(data: str) -> str:
@@ -161,27 +270,55 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
         console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
 
 
-@app.command()
-def data(
-    source: Annotated[str | None, typer.Argument(help=DATA_HELP, show_default=False)] = None,
-    nm_per_pixel: Annotated[
-        float | None, typer.Option(help="Size of a pixel in nanometres; needed for own data.")
-    ] = None,
-) -> None:
-    """Say which data can be used, or load, check and describe some (epfl: download it).
+data_app = typer.Typer(help="Say which data can be used; check your own.", rich_markup_mode="rich")
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback(invoke_without_command=True)
+def data(context: typer.Context) -> None:
+    """Say which data can be used; check your own.
 
     A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and mask.tif;
     or train/ and test/, each with such a pair.
     """
-    if source is None:
-        console.print(escape(f"Data can be {DATA_HELP}"))
-        console.print("Check yours with  synthseg data FOLDER --nm-per-pixel 5")
-        return
+    if context.invoked_subcommand is None:
+        console.print(escape(volumes.SOURCES))
+        console.print("Check yours with  synthseg data check FOLDER --nm-per-pixel 5")
+
+
+@data_app.command("check")
+def check_data(
+    source: Annotated[str, typer.Argument(help=DATA_HELP, show_default=False)],
+    nm_per_pixel: Annotated[
+        float | None, typer.Option(help="Size of a pixel in nanometres; needed for own data.")
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(min=1, help="Width in pixels of the windows that the chapters will cut."),
+    ] = None,
+) -> None:
+    """Look at all of the data, list every problem with its remedy, and describe what was read.
+
+    epfl is downloaded if need be. The exit status is 2 if there is an error, else 0.
+
+    Example:  synthseg data check my_folder --nm-per-pixel 8
+    """
     with _plain_errors():
-        try:
-            dataset = volumes.load(source, nm_per_pixel)
-        except volumes.DataError as error:
-            raise parameters.RunError(str(error)) from error
+        found, dataset = volumes.check(source, nm_per_pixel, crop)
+    colours = {"error": "red", "warning": "yellow", "note": "cyan"}
+    for file in dict.fromkeys(finding.file for finding in found):
+        console.print(f"[bold]{escape(file)}[/bold]")
+        for finding in found:
+            if finding.file != file:
+                continue
+            colour = colours[finding.severity]
+            place = f"{finding.place}: " if finding.place else ""
+            console.print(
+                f"  [{colour}]{finding.severity:7}[/{colour}]  {escape(place + finding.what)}"
+            )
+            if finding.remedy:
+                console.print(f"           → {escape(finding.remedy)}")
+    if dataset:
         table = Table(
             "part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey"
         )
@@ -198,6 +335,11 @@ def data(
         console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
         console.print(table)
         console.print(escape(dataset.provenance))
+    counts = {kind: sum(finding.severity == kind for finding in found) for kind in colours}
+    listed = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items())
+    console.print(f"{listed}: the data can{'not' * bool(counts['error'])} be used.")
+    if counts["error"]:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -5,6 +5,7 @@ notebook cell it is shown once, and not a second time at the end of the cell.
 """
 
 import inspect
+import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+from PIL import Image
 from skimage.measure import find_contours
 
 #: Colours that people with a colour vision deficiency can tell apart (Okabe and Ito 2008).
@@ -24,25 +28,40 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _DASHES = ("-", "--", "-.", ":")
 _CONTOUR_COLOUR = PALETTE[4]
 
+# Pixels of a page across, room for eight crops of 128 pixels; a browser makes wider pictures fit.
+_PAGE = 1080
+_GAP = 6  # pixels between the panels of a grid
+_GREYS = 32  # levels of grey in the pictures of a notebook
+_COLOURS = 128  # further colours in them, at most
+
 
 def style() -> None:
-    """Set Matplotlib's defaults for all figures of a chapter: palette, sizes, resolution."""
+    """Set Matplotlib's defaults for all figures of a chapter: palette, sizes, resolution.
+
+    In a notebook, figures become PNG pictures of few colours: electron micrographs are full of
+    noise, and its last bits would make the greater part of a notebook's size.
+    """
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=PALETTE),
             "axes.spines.right": False,
             "axes.spines.top": False,
-            "figure.dpi": 110,
+            "figure.dpi": 100,
             "figure.figsize": (7, 4),
             "font.size": 10,
             "image.cmap": "gray",
-            "image.interpolation": "nearest",
+            "image.interpolation": "antialiased",  # else images made smaller would alias
             "legend.frameon": False,
             "savefig.dpi": 150,
             # The same data gives the same SVG file.
             "svg.hashsalt": "synthseg",
         }
     )
+    shell = get_ipython()
+    if shell is not None:
+        # Loads the notebook's backend, which sets a formatter of its own; the later one counts.
+        plt.switch_backend(plt.get_backend())
+        shell.display_formatter.formatters["image/png"].for_type(Figure, _png)
 
 
 def image_grid(
@@ -56,6 +75,10 @@ def image_grid(
 
     The grey scale is fixed, so that images can be compared: 0 to 255 for integers, -1 to 1 for
     floats. An image that holds nothing but 0 and 1 is a mask and is shown black and white.
+
+    All panels have the width of a whole multiple of the widest image's pixels, so that each of
+    these pixels is drawn equally large. Wider images than fit on a page are made smaller, with
+    smoothing.
 
     Parameters
     ----------
@@ -93,32 +116,34 @@ def image_grid(
     if nm_per_pixel is not None and not nm_per_pixel > 0:
         raise ValueError(f"nm_per_pixel must be above 0, not {nm_per_pixel}.")
 
-    size = min(2.0, 11 / columns)  # inches
-    figure, axes = _subplots(
-        len(rows),
+    shapes = [_plane(image).shape for row in rows for image in row]
+    panel = _panel_width(max(width for _, width in shapes), columns)  # pixels
+    figure, axes = _panels(
+        [round(panel * height / width) for height, width in (_plane(row[0]).shape for row in rows)],
+        panel,
         columns,
-        figsize=(size * columns + 0.3, size * len(rows) + 0.3),
-        squeeze=False,
+        left=0 if row_labels is None else 20 * _lines(row_labels),
+        top=0 if titles is None else 20 * _lines(titles),
     )
     for row_index, row in enumerate(rows):
         row_masks = None if masks is None else masks[row_index]
         if row_masks is not None and len(row_masks) != len(row):
             raise ValueError(f"Row {row_index} has {len(row)} images, but {len(row_masks)} masks.")
-        for column, panel in enumerate(axes[row_index]):
-            panel.set(xticks=[], yticks=[])
-            panel.spines[:].set_visible(False)
+        for column, axis in enumerate(axes[row_index]):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
             if column >= len(row):
                 continue
             image = _plane(row[column])
-            _show_grey(panel, image)
+            _show_grey(axis, image, panel)
             if row_masks is not None:
-                _draw_contours(panel, _plane(row_masks[column]), image.shape)
+                _draw_contours(axis, _plane(row_masks[column]), image.shape)
             if column == 0 and nm_per_pixel is not None:
-                _draw_scale_bar(panel, image.shape, nm_per_pixel)
-    for panel, title in zip(axes[0], titles or (), strict=False):
-        panel.set_title(title, fontsize="medium")
-    for panel, label in zip(axes[:, 0], row_labels or (), strict=False):
-        panel.set_ylabel(label)
+                _draw_scale_bar(axis, image.shape, nm_per_pixel)
+    for axis, title in zip(axes[0], titles or (), strict=False):
+        axis.set_title(title, fontsize="medium")
+    for axis, label in zip(axes[:, 0], row_labels or (), strict=False):
+        axis.set_ylabel(label)
     return figure
 
 
@@ -242,7 +267,11 @@ def spectrum_plot(
             fontsize="small",
             color="0.4",
         )
-    axes.set(xlabel="spatial frequency (cycles per pixel)", ylabel="power", yscale="log")
+    axes.set(
+        xlabel="spatial frequency (cycles per pixel)",
+        ylabel="power (squared grey values)",
+        yscale="log",
+    )
     if nm_per_pixel is not None:
         period_axis = axes.secondary_xaxis("top")
         period_axis.set_xticks(
@@ -277,6 +306,69 @@ def _subplots(*grid: int, **settings: Any) -> tuple[Figure, Any]:
     return figure, axes
 
 
+def _lines(labels: Sequence[str]) -> int:
+    """Lines of the longest label."""
+    return max(label.count("\n") + 1 for label in labels)
+
+
+def _panel_width(width: int, columns: int) -> int:
+    """Width of the panels of a grid for images `width` pixels wide, in pixels."""
+    room = min(_PAGE // columns - _GAP, 440 if columns <= 3 else 200)
+    return width * (room // width) if width <= room else room
+
+
+def _panels(
+    heights: Sequence[int], width: int, columns: int, left: int, top: int
+) -> tuple[Figure, np.ndarray]:
+    """Empty figure with rows of panels of exactly these sizes; all lengths in pixels."""
+    total_width = left + columns * (width + _GAP)
+    total_height = top + sum(heights) + _GAP * len(heights)
+    dpi = plt.rcParams["figure.dpi"]
+    figure = plt.figure(figsize=(total_width / dpi, total_height / dpi))
+    plt.close(figure)  # can still be drawn into and shown
+    axes = np.empty((len(heights), columns), dtype=object)
+    upper = total_height - top
+    for row, height in enumerate(heights):
+        upper -= height
+        for column in range(columns):
+            corner = left + column * (width + _GAP), upper
+            axes[row, column] = figure.add_axes(
+                (
+                    corner[0] / total_width,
+                    corner[1] / total_height,
+                    width / total_width,
+                    height / total_height,
+                )
+            )
+        upper -= _GAP
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    """PNG picture of a figure for a notebook, with few colours and as large as needed."""
+    figure.draw_without_rendering()  # now labels have their places
+    dpi, margin = figure.dpi, 4
+    box = figure.get_tightbbox()
+    # Whole pixels, else those of the images would be shifted or doubled.
+    low = np.floor(np.multiply(box.min, dpi)) - margin
+    high = np.ceil(np.multiply(box.max, dpi)) + margin
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, bbox_inches=Bbox([low / dpi, high / dpi]))
+    picture = Image.open(stream).convert("RGB")
+    # An octree keeps rare colours, such as those of outlines, but few greys: these are rounded.
+    octree = picture.quantize(_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    values, full = np.array(octree.convert("RGB")), np.asarray(picture)
+    is_grey = np.ptp(full, axis=2) < 8
+    step = 255 / (_GREYS - 1)
+    values[is_grey] = (full[is_grey].mean(axis=1, keepdims=True) / step).round() * step
+    codes, index = np.unique(values @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
+    indexed = Image.fromarray(index.reshape(values.shape[:2]).astype(np.uint8)).convert("P")
+    indexed.putpalette(b"".join(int(code).to_bytes(3, "big") for code in codes))
+    smaller = io.BytesIO()
+    indexed.save(smaller, "png", optimize=True)
+    return smaller.getvalue()
+
+
 def _plane(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[-1] == 1:
@@ -289,14 +381,17 @@ def _plane(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _show_grey(panel: Axes, image: np.ndarray) -> None:
+def _show_grey(axis: Axes, image: np.ndarray, panel: int) -> None:
+    """Show an image in a panel of so many pixels across."""
     if np.isin(image, (0, 1)).all():
         low, high = 0, 1
     elif np.issubdtype(image.dtype, np.integer):
         low, high = 0, 255
     else:
         low, high = -1, 1
-    panel.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    # Picking pixels of an image that is made smaller would alias.
+    interpolation = "nearest" if panel >= image.shape[1] else "hanning"
+    axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation=interpolation)
 
 
 def _draw_contours(panel: Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -244,6 +244,9 @@ class _StoredTensor(NamedTuple):
         )
         if not 0 <= last < storage.size or min((0, *self.strides)) < 0:
             raise ValueError("A tensor reaches outside its storage: the weight file is damaged.")
+        # Strides of 0 would let a few bytes claim any amount of memory.
+        if math.prod(self.shape) > storage.size:
+            raise ValueError("A tensor is larger than its storage: the weight file is damaged.")
         # Convolution kernels are stored transposed (not contiguous): a reshape instead of the
         # strides would load without complaint and give a network of noise.
         view = np.lib.stride_tricks.as_strided(
@@ -295,7 +298,23 @@ def _read_torch_weights(content: bytes) -> dict[str, np.ndarray]:
 
     Such a file holds five pickles (magic number, version, system, state dictionary, storage
     keys), then for each storage key the number of elements (int64) and the elements.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+        If the file asks for more than tensors, or a pickle is cut off.
+    ValueError
+        If the file is damaged otherwise.
     """
+    try:
+        return _parsed_torch_weights(content)
+    except (pickle.UnpicklingError, ValueError):
+        raise
+    except Exception as error:  # a damaged pickle fails in any way, so do tensors made from it
+        raise ValueError(f"The weight file is damaged ({type(error).__name__}).") from error
+
+
+def _parsed_torch_weights(content: bytes) -> dict[str, np.ndarray]:
     stream = BytesIO(content)
     for _ in range(3):
         _WeightUnpickler(stream).load()

@@ -395,8 +395,12 @@ class Snapshots(keras.callbacks.Callback):
 def save_snapshot(gan: Pix2Pix, folder: Path, number: int) -> None:
     """Write the weights of averaged generator and discriminator, without the optimisers."""
     folder.mkdir(parents=True, exist_ok=True)
-    gan.generator_average.save_weights(folder / f"generator-{number:03d}.weights.h5")
-    gan.discriminator.save_weights(folder / f"discriminator-{number:03d}.weights.h5")
+    networks = {"generator": gan.generator_average, "discriminator": gan.discriminator}
+    for name, network in networks.items():
+        path = folder / f"{name}-{number:03d}.weights.h5"
+        temporary = path.with_name(f".{path.name}")
+        network.save_weights(temporary)
+        temporary.replace(path)  # at no moment is there half a snapshot
 
 
 def load_snapshot(gan: Pix2Pix, folder: Path, number: int) -> None:

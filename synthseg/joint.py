@@ -42,8 +42,8 @@ class JointSettings:
     schedule : str
         ``"ramp"``: r(t) = SLR ln(1 + 20 t / T), the original's ramp at its 20 epochs as a
         function of the fraction of training done. ``"constant"``: the mean of that ramp, so
-        that both have the same mean weight per step. (With a learning rate that falls, the
-        ramp's late weight moves the segmenter less; only at a constant rate are they equal.)
+        that both have the same mean weight. They are comparable at a constant learning rate
+        only: with one that falls, the ramp's late weight would move the segmenter less.
     score : str
         ``"none"``: every image counts the same. ``"batch"`` (original): one factor for the
         batch, 1 - clip(BCE(1, sigmoid(D)), 0, 1). ``"image"``: one factor for each image, its
@@ -150,7 +150,11 @@ class JointTrainer(keras.Model):
             raise ValueError("Training a GAN live, or its score, needs a GAN: pass gan=…")
         self.segmenter = segmenter
         self.settings = settings
-        self.gan = gan
+        if settings.live:
+            self.gan = gan
+        else:
+            # Past Keras' tracking: what is not trained here needs no place in the checkpoints.
+            object.__setattr__(self, "gan", gan)
         self.noise_seed = seed
         self.moving = [
             variable
@@ -238,8 +242,9 @@ class JointTrainer(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The running means, which ``fit`` resets at each epoch."""
-        return [*self.trackers.values(), self.dice]
+        """The running means, which ``fit`` resets at each epoch; Dice is that of real images."""
+        on_real = [self.dice] if self.settings.real_weight > 0 else []
+        return [*self.trackers.values(), *on_real]
 
 
 def new_trainer(

@@ -217,7 +217,14 @@ def compose(
     -------
     Composed
         `count` masks and the pixels of their components.
+
+    Raises
+    ------
+    ValueError
+        If there is no real crop.
     """
+    if len(real_masks) == 0:
+        raise ValueError("Composing needs real crops for number and area, and there is none.")
     rng = np.random.default_rng(seed)
     prior_counts, prior_areas = count_and_area(real_masks)
     size = bank.masks.shape[1]

@@ -4,6 +4,7 @@ Scores are computed from counts of pixels: true positives, false positives and f
 first, Dice and IoU from them. Counts add up over slices; averages of ratios do not.
 """
 
+import math
 from dataclasses import dataclass
 
 import keras
@@ -100,13 +101,18 @@ def original_batch_dice(logits: np.ndarray, target: np.ndarray, batch: int) -> f
         Masks {0, 1} of the same shape.
     batch : int
         Images per batch.
+
+    Returns
+    -------
+    float
+        NaN if no batch has anything to find, or anything found.
     """
     parts = range(0, len(target), batch)
     scores = [
         count(logits[part : part + batch] > 0, target[part : part + batch]).pooled().dice()
         for part in parts
     ]
-    return float(np.nanmean(scores))
+    return float(np.nanmean(scores)) if not np.isnan(scores).all() else math.nan
 
 
 @keras.saving.register_keras_serializable("synthseg")

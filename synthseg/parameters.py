@@ -8,10 +8,13 @@ read and write its small files are here, too, because everything below builds on
 import ast
 import contextlib
 import difflib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -61,6 +64,18 @@ class ChapterError(RunError):
     """A chapter that stopped in one of its cells."""
 
 
+class StorageError(RunError):
+    """A file that could not be written, for instance because the disk is full."""
+
+
+class RunLocked(RunError):
+    """A run on which another process is at work."""
+
+
+class Diverged(RunError):
+    """A training whose loss or weights are no longer finite numbers."""
+
+
 def project_root() -> Path:
     """Folder that holds ``book/`` and ``params/``.
 
@@ -92,12 +107,63 @@ def chapter_path(chapter: int) -> Path:
     return project_root() / "book" / f"{chapter_name(chapter)}.ipynb"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", newline="")
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Say in one sentence why a file could not be written.
+
+    Raises
+    ------
+    StorageError
+        In place of the errors of the operating system and of HDF5.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # HDF5 has no error numbers of its own, but quotes those of the system.
+        quoted = re.search(r"errno = (\d+)", str(error))
+        number = int(quoted[1]) if quoted else getattr(error, "errno", None)
+        shown = show_path(path)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            problem = f"{shown} cannot be stored, because the disk is full: free some space"
+        elif number == errno.EFBIG:
+            problem = f"{shown} cannot be stored, because it is larger than a file may be here"
+        elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
+            problem = f"{shown} cannot be stored, because its folder may not be written to"
+        elif number in (errno.ENOTDIR, errno.EEXIST):
+            problem = f"{shown} cannot be stored, because there is a file in place of its folder"
+        else:
+            reason = str(error).partition("\n")[0]
+            problem = f"{shown} cannot be stored ({type(error).__name__}: {reason})"
+        raise StorageError(
+            f"{problem}. What was stored before is as it was; the same command goes on from there."
+        ) from error
+
+
+def make_lasting(temporary: Path, path: Path) -> None:
+    """Put a complete file in its place: whole or not at all, also after a power cut."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is never seen half-written.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; an earlier version is kept.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8", newline="")
+            make_lasting(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -106,8 +172,24 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; empty if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Read a JSON object; empty if there is no such file.
+
+    Raises
+    ------
+    RunError
+        If the file holds anything else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{show_path(path)} is damaged: it is not JSON. Restore or remove it."
+        ) from error
+    if not isinstance(content, dict):
+        raise RunError(f"{show_path(path)} is damaged: it holds no JSON object.")
+    return content
 
 
 def show_duration(seconds: float) -> str:
@@ -200,6 +282,11 @@ def convert(name: str, value: Scalar, default: Scalar) -> Scalar:
         If the type differs.
     """
     kind = type(default)
+    wrong = ParameterError(
+        f"{name} is {_short(value)}, but must be {KINDS[kind]} (default {default!r})."
+    )
+    if isinstance(value, (int, float)) and not -sys.float_info.max <= value <= sys.float_info.max:
+        raise wrong  # NaN, infinity, or a whole number that no computation could use
     if type(value) is kind:
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -209,7 +296,7 @@ def convert(name: str, value: Scalar, default: Scalar) -> Scalar:
             return float(value)
         if kind is int and float(value).is_integer():
             return int(value)
-    raise ParameterError(f"{name} is {value!r}, but must be {KINDS[kind]} (default {default!r}).")
+    raise wrong
 
 
 def parse(name: str, text: str, default: Scalar) -> Scalar:
@@ -224,14 +311,23 @@ def parse(name: str, text: str, default: Scalar) -> Scalar:
         return text  # so that a name like 'no' or '2024' stays a text
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+    except (yaml.YAMLError, ArithmeticError, RecursionError, TypeError, ValueError):
+        value = text  # what looks like a date, a number or a list, but is none
     if isinstance(value, str) and not isinstance(default, bool):
         with contextlib.suppress(ValueError):  # YAML takes 1e-3, without a point, for a text
             value = float(value)
     if not (value is None or isinstance(value, (bool, int, float, str))):
-        raise ParameterError(f"{name} is {text!r}, but must be a plain value.")
+        raise ParameterError(f"{name} is {_short(text)}, but must be a plain value.")
     return convert(name, value, default)
+
+
+def _short(value: Scalar) -> str:
+    """A value as an error message shows it; thousands of digits would hide the message."""
+    try:
+        shown = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
 def _unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
@@ -244,6 +340,18 @@ def _unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
 def profile_path(name: str) -> Path:
     """Path of a profile, whether or not it exists."""
     return project_root() / "params" / f"{name}.yaml"
+
+
+def check_profile_name(name: str) -> None:
+    """Refuse a name that would lead out of the folders ``params/`` and ``runs/``.
+
+    Raises
+    ------
+    ParameterError
+        If it is not the name of a single file or folder.
+    """
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+        raise ParameterError(f"{_short(name)} is no name of a profile: it may not be a path.")
 
 
 def read_profile(name: str) -> dict[int, dict[str, Scalar]]:
@@ -259,11 +367,18 @@ def read_profile(name: str) -> dict[int, dict[str, Scalar]]:
         If the profile, one of its groups or one of its parameters does not exist, or if a value
         is of the wrong type.
     """
+    check_profile_name(name)
     path = profile_path(name)
     if not path.is_file():
         raise _unknown(name, (file.stem for file in path.parent.glob("*.yaml")), "params/")
     where = f"params/{path.name}"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise ParameterError(f"{where} is no plain YAML: {problem}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"{where} must hold groups such as 'all:', each with its parameters.")
     defaults = {number: default_parameters(chapter_path(number)) for number in CHAPTERS}
     for group, values in content.items():
         if group not in ("all", *CHAPTERS.values()):

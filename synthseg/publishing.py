@@ -33,6 +33,7 @@ from synthseg.parameters import (
     CHAPTERS,
     RunError,
     chapter_path,
+    check_profile_name,
     code_cells,
     code_fingerprint,
     is_injected,
@@ -87,11 +88,21 @@ class Finished:
 
 
 def seeds(profile: str) -> list[int]:
-    """Seeds with which chapters of a profile were run, the latest run first."""
+    """Seeds with which chapters of a profile were run, the latest run first.
+
+    Folders with other names, such as copies that a person made, are left alone.
+
+    Raises
+    ------
+    ParameterError
+        If `profile` is a path rather than a name.
+    """
+    check_profile_name(profile)
     cards = {
         card: int(card.parent.parent.name.removeprefix("seed-"))
         for card in (project_root() / "runs" / profile).glob("seed-*/*/card.json")
         if card.parent.name in CHAPTERS.values()
+        and re.fullmatch(r"seed-\d+", card.parent.parent.name, re.ASCII)
     }
     newest = sorted(cards, key=lambda card: card.stat().st_mtime, reverse=True)
     return list(dict.fromkeys(cards[card] for card in newest))
@@ -191,6 +202,8 @@ def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
 
 def _copy_tables(run: Finished, folder: Path) -> None:
     for table in run.card["tables"]:
+        if Path(table).name != table:  # of somebody else's run folder, say
+            raise RunError(f"{show_path(run.folder)}/card.json names a table '{table}': a path.")
         text = (run.folder / f"{table}.csv").read_text(encoding="utf-8")
         write_text(folder / f"{CHAPTERS[run.chapter]}.{table}.csv", text)
 

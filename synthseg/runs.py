@@ -11,8 +11,13 @@ A run is one chapter, executed with one set of parameters. It writes into one fo
 ``<fit>.history.csv``             one row an epoch
 ``<fit>.weights.h5``              weights and optimiser state at the end of a training
 ``resume/``                       the same after each finished epoch, until the training is complete
+``*.damaged``                     a file of one of these kinds that could not be read, set aside
 ``card.json``                     the run card
 ================================  ==================================================================
+
+Beside the folder lies ``.<chapter>.lock``, which the process that computes holds, and
+``.<chapter>.lock.json``, which says who that is. The system frees it when the process ends,
+however it ends.
 
 Keys of a run card:
 
@@ -45,6 +50,7 @@ import platform
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -56,6 +62,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pandas as pd
+from filelock import FileLock, Timeout
 from IPython import get_ipython
 from IPython.display import display
 from jupyter_client import AsyncKernelManager
@@ -67,6 +74,7 @@ from synthseg.parameters import (
     MissingRun,
     ParameterError,
     RunError,
+    RunLocked,
     Scalar,
     chapter_name,
     chapter_path,
@@ -78,6 +86,7 @@ from synthseg.parameters import (
     sha256,
     show_duration,
     show_path,
+    storing,
     write_json,
     write_text,
 )
@@ -132,7 +141,8 @@ def run_key(parameters: Mapping[str, Scalar], code: str) -> str:
     return sha256([counting, METHOD_VERSION, code])
 
 
-def _chapter_code(chapter: int) -> str:
+def chapter_code(chapter: int) -> str:
+    """Fingerprint of a chapter's code as it is in the book."""
     path = chapter_path(chapter)
     return code_fingerprint(nbformat.read(path, as_version=4)) if path.is_file() else "unknown"
 
@@ -166,24 +176,69 @@ def _set_aside(folder: Path) -> None:
     while target.exists():
         count += 1
         target = folder.with_name(f"{folder.name}.{key[:8]}-{count}")
-    folder.rename(target)
+    with storing(target):
+        folder.rename(target)
 
 
-def _commit() -> str | None:
+LOCK_WAIT = 5.0
+"""Seconds to wait for a lock: the kernel of a killed run ends about a second after it."""
+
+_held: dict[Path, FileLock] = {}  # by this process, until it ends
+
+
+def _hold(folder: Path, suffix: str = "lock") -> FileLock:
+    """Take the lock of a run for this process, which may hold it already.
+
+    Raises
+    ------
+    RunLocked
+        If another process holds it.
+    StorageError
+        If there can be no lock, because the folder cannot be written to.
+    """
+    path = folder.with_name(f".{folder.name}.{suffix}")
+    if path in _held:
+        return _held[path]
+    lock, holder = FileLock(path), path.with_name(f"{path.name}.json")
+    with storing(folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=LOCK_WAIT)
+        except Timeout as error:
+            other = read_json(holder)
+            raise RunLocked(
+                f"The run in {show_path(folder)} is in use by process {other.get('pid')} on "
+                f"{other.get('host')} since {other.get('since')}: wait until it ends, or stop it, "
+                "or close its notebook; another seed has a folder of its own."
+            ) from error
+    write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
+    _held[path] = lock
+    return lock
+
+
+def _release(folder: Path, suffix: str = "lock") -> None:
+    if lock := _held.pop(folder.with_name(f".{folder.name}.{suffix}"), None):
+        lock.release()
+
+
+def commit() -> str | None:
+    """The git commit, followed by ``+changes`` if the module or the profiles differ from it."""
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(project_root()), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        commit = git("rev-parse", "--short=12", "HEAD")
+        head = git("rev-parse", "--short=12", "HEAD")
         # Chapters have a fingerprint of their own, and publishing rewrites their outputs.
         changed = git("status", "--porcelain", "--", "synthseg", "params")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return f"{commit}+changes" if changed else commit
+    return f"{head}+changes" if changed else head
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Version of an installed package; None if there is none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -213,7 +268,7 @@ def start(chapter: int, namespace: dict[str, Any]) -> "Run":
     """Start or resume the run of a chapter: called right after its parameters cell.
 
     Sets the random seeds of Python, NumPy and Keras, lets TensorFlow take GPU memory only as it
-    needs it, and shows the parameters.
+    needs it, and shows the parameters. Until this process ends, no other can start the run.
 
     Parameters
     ----------
@@ -228,10 +283,15 @@ def start(chapter: int, namespace: dict[str, Any]) -> "Run":
     ParameterError
         If a parameter is not one of those in the chapter's parameters cell, is missing, or has
         another type than its default.
+    RunLocked
+        If another process is at work on this run.
+    StorageError
+        If the folder cannot be written to.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
     import tensorflow as tf
+
+    from synthseg.training import reproducible
 
     begun = time.monotonic()
     tf.get_logger().setLevel("ERROR")  # no warnings on pages, for instance of functions traced anew
@@ -240,18 +300,22 @@ def start(chapter: int, namespace: dict[str, Any]) -> "Run":
     parameters = given_parameters(chapter, namespace, strict=not again)
     namespace.update(parameters)  # now of the right types
 
-    code = _chapter_code(chapter)
+    code = chapter_code(chapter)
     key, folder = run_key(parameters, code), run_folder(chapter, parameters)
+    _hold(folder)
     earlier = read_json(folder / "card.json")
     if earlier and not is_current(folder, key):
         _set_aside(folder)
         earlier = {}
+    for pattern in (".*.tmp", ".*.weights.h5"):  # half-written when a process was killed
+        for leftover in folder.rglob(pattern):
+            leftover.unlink(missing_ok=True)
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:
             break  # the GPU is in use by this kernel already: too late to change, and harmless
-    keras.utils.set_random_seed(parameters["seed"])
+    reproducible(int(str(parameters["seed"])))
     card = {
         "chapter": chapter_name(chapter),
         "profile": Path(str(parameters["folder"])).name,
@@ -262,9 +326,9 @@ def start(chapter: int, namespace: dict[str, Any]) -> "Run":
         "method_version": METHOD_VERSION,
         "versions": {
             "python": platform.python_version(),
-            **{package: _version(package) for package in PACKAGES},
+            **{package: package_version(package) for package in PACKAGES},
         },
-        "commit": _commit(),
+        "commit": commit(),
         "data": None,
         "device": _device(),
         "inputs": {},
@@ -508,11 +572,14 @@ class Executed:
         Whether a finished run with the same key made it unnecessary to execute the chapter.
     duration_s : float
         Seconds that this call took.
+    damaged : list of Path
+        Files in the run's folder that could not be read and were set aside.
     """
 
     notebook: Path
     skipped: bool
     duration_s: float
+    damaged: list[Path] = field(default_factory=list)
 
 
 def _logging_to(log: Path) -> type[AsyncKernelManager]:
@@ -557,25 +624,55 @@ def execute(
     ------
     ChapterError
         If a cell fails; the message names chapter, cell, error and the partial notebook.
+    RunLocked
+        If another process is at work on this run.
+    StorageError
+        If the folder cannot be written to, or the disk is full.
     """
+    begun, name, path = time.monotonic(), chapter_name(chapter), chapter_path(chapter)
+    folder, key = run_folder(chapter, parameters), run_key(parameters, chapter_code(chapter))
+    notebook = folder / f"{name}.ipynb"
+    finished = read_json(folder / "card.json").get("finished") and notebook.is_file()
+    if finished and not force and is_current(folder, key, fingerprint):
+        with storing(folder):
+            (folder / "card.json").touch()  # the latest run is the one that a book is built from
+        return Executed(notebook, True, time.monotonic() - begun)
+    # The kernel takes the run's lock, but some seconds after it has been started.
+    _hold(folder, "runner.lock")
+    try:
+        _hold(folder)
+        _release(folder)
+        if (folder / "card.json").is_file() and (force or not is_current(folder, key, fingerprint)):
+            _set_aside(folder)
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{name}.partial.ipynb"
+        _execute(chapter, path, partial, parameters, progress)
+        partial.replace(notebook)
+    finally:
+        _release(folder, "runner.lock")
+    if not read_json(folder / "card.json").get("finished"):
+        raise ChapterError(
+            f"Chapter {chapter} ({name}) ended without run.finish(): "
+            "its last code cell must call it."
+        )
+    damaged = sorted(folder.rglob("*.damaged*"))
+    return Executed(notebook, False, time.monotonic() - begun, damaged)
+
+
+def _execute(
+    chapter: int, path: Path, partial: Path, parameters: Mapping[str, Scalar], progress: bool
+) -> None:
+    """Execute a notebook by papermill."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    begun, name, path = time.monotonic(), chapter_name(chapter), chapter_path(chapter)
-    folder, key = run_folder(chapter, parameters), run_key(parameters, _chapter_code(chapter))
-    notebook = folder / f"{name}.ipynb"
-    if card := read_json(folder / "card.json"):
-        if force or not is_current(folder, key, fingerprint):
-            _set_aside(folder)
-        elif card["finished"] and notebook.is_file():
-            (folder / "card.json").touch()  # the latest run is the one that a book is built from
-            return Executed(notebook, True, time.monotonic() - begun)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{name}.partial.ipynb"
+    name = chapter_name(chapter)
     # Kernels inherit these: no start-up messages of TensorFlow in the book, and the kernel that
     # belongs to this environment rather than one of the same name in the user's home folder.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")  # see training.reproducible
     # They must not inherit a user's Matplotlib backend: chapters would show no figures.
     backend = os.environ.pop("MPLBACKEND", None)
     try:
@@ -587,7 +684,7 @@ def execute(
             language="python",
             cwd=str(project_root()),
             progress_bar={"desc": name, "disable": None, "leave": False} if progress else False,
-            kernel_manager_class=_logging_to(folder / f"{name}.log"),
+            kernel_manager_class=_logging_to(partial.with_name(f"{name}.log")),
         )
     except papermill.PapermillExecutionError as error:
         first = error.source.partition("\n")[0]
@@ -599,15 +696,12 @@ def execute(
     except DeadKernelError as error:
         raise ChapterError(
             f"Chapter {chapter} ({name}) stopped because its kernel died, mostly for lack of "
-            f"memory; the notebook up to there is {show_path(partial)}"
+            "memory; the same command goes on after the last finished epoch, and the notebook up "
+            f"to there is {show_path(partial)}"
         ) from error
+    except OSError as error:  # papermill writes the notebook after each cell
+        with storing(partial):
+            raise error
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
-    partial.replace(notebook)
-    if not read_json(folder / "card.json").get("finished"):
-        raise ChapterError(
-            f"Chapter {chapter} ({name}) ended without run.finish(): "
-            "its last code cell must call it."
-        )
-    return Executed(notebook, False, time.monotonic() - begun)

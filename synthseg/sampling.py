@@ -49,6 +49,9 @@ class CropSettings:
     augment: str = "none"
 
     def __post_init__(self) -> None:
+        for name in ("crop", "size", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.resize not in ("area", "nearest"):
             raise ValueError(f"resize is '{self.resize}'; choose 'area' or 'nearest'.")
         if self.augment not in AUGMENTATIONS:
@@ -256,7 +259,14 @@ def pool(
     -------
     tf.data.Dataset
         Pairs (images, masks) as :func:`crops` gives them.
+
+    Raises
+    ------
+    ValueError
+        If the pool is empty, or `batch` less than 1.
     """
+    if len(images) == 0 or batch < 1:
+        raise ValueError(f"Batches of {batch} from a pool of {len(images)}: at least 1 each.")
     all_images, all_masks = tf.constant(images), tf.constant(masks)
 
     def draw(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 from synthseg.metrics import Counts, PooledDice, count
 from synthseg.sampling import CropSettings, at_network_scale, tiles
@@ -58,6 +58,30 @@ class SegmenterSettings:
             raise ValueError(f"size is {self.size} px; choose a multiple of 32.")
 
 
+@keras.saving.register_keras_serializable("synthseg")
+class Dropout(layers.Dropout):
+    """Keras' dropout, with two decisions from each random number of 32 bits.
+
+    On a CPU, drawing random numbers took a fifth of a training step with one number a decision.
+    With 16 bits the rate is rounded to a multiple of 1 / 65536.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Drop values of (batch, height, width, channels) in training; else change nothing."""
+        if not training or self.rate == 0:
+            return inputs
+        channels = inputs.shape[-1]
+        pairs = tf.concat([tf.shape(inputs)[:-1], [-(-channels // 2)]], axis=0)
+        seed = ops.cast(self.seed_generator.next(), "int32")
+        bits = tf.random.stateless_uniform(pairs, seed, None, None, tf.uint32)
+        bits = tf.bitcast(bits, tf.uint16)  # (batch, height, width, channels / 2, 2)
+        bits = tf.reshape(bits, tf.concat([tf.shape(inputs)[:-1], [-1]], axis=0))
+        if channels % 2:
+            bits = bits[..., :channels]
+        kept = tf.cast(bits >= round(self.rate * 2**16), inputs.dtype)
+        return inputs * (kept / (1 - self.rate))
+
+
 def build_ritnet(settings: SegmenterSettings) -> keras.Model:
     """RITnet with dense blocks: every convolution also sees the inputs of those before it.
 
@@ -69,7 +93,7 @@ def build_ritnet(settings: SegmenterSettings) -> keras.Model:
     """
 
     def activate(tensor: keras.KerasTensor) -> keras.KerasTensor:
-        return layers.LeakyReLU(settings.leak)(layers.Dropout(settings.dropout)(tensor))
+        return layers.LeakyReLU(settings.leak)(Dropout(settings.dropout)(tensor))
 
     def convolve(tensor: keras.KerasTensor, kernel: int) -> keras.KerasTensor:
         return layers.Conv2D(settings.channels, kernel, padding="same")(tensor)
@@ -100,9 +124,10 @@ def build_ritnet(settings: SegmenterSettings) -> keras.Model:
         skips.append(tensor)
     for skip in reversed(skips[:-1]):
         tensor = up_block(tensor, skip)
-    if settings.variant == "half":
-        tensor = layers.UpSampling2D()(tensor)
     logits = layers.Conv2D(1, 1, name="logits")(tensor)
+    if settings.variant == "half":
+        # Doubling the resolution before the 1 x 1 convolution gives the same, four times as slowly.
+        logits = layers.UpSampling2D()(logits)
     return keras.Model(image, logits, name=f"ritnet_{settings.variant}")
 
 
@@ -205,5 +230,5 @@ class CleanEvaluation(keras.callbacks.Callback):
         for name, (images, masks) in self.crops.items():
             logits = self.segmenter.predict(images, batch_size=16, verbose=0)
             loss = keras.losses.binary_crossentropy(masks, logits, from_logits=True)
-            logs[f"{name}_loss"] = float(keras.ops.mean(loss))
+            logs[f"{name}_loss"] = float(ops.mean(loss))
             logs[f"{name}_dice"] = float(count(logits > 0, masks).pooled().dice()[0])

@@ -107,7 +107,7 @@ def bca_interval(values: ArrayLike, seed: int, confidence: float = 0.95) -> Inte
     sample = _checked(values, "values")
     _check_confidence(confidence)
     mean = float(sample.mean())
-    if np.ptp(sample) == 0:  # the acceleration is 0 / 0
+    if _constant(sample):  # the acceleration is 0 / 0
         return Interval(mean, mean, mean)
     result = scipy.stats.bootstrap(
         (sample,),
@@ -146,7 +146,7 @@ def equivalence_test(differences: ArrayLike, margin: float) -> float:
     values = _checked(differences, "differences")
     if not margin > 0:
         raise ValueError(f"margin must be above 0, not {margin}.")
-    if np.ptp(values) == 0:  # no spread: the t statistic is infinite
+    if _constant(values):  # no spread: the t statistic is infinite
         return 0.0 if abs(values[0]) < margin else 1.0
     above = scipy.stats.ttest_1samp(values, -margin, alternative="greater").pvalue
     below = scipy.stats.ttest_1samp(values, margin, alternative="less").pvalue
@@ -325,6 +325,11 @@ def _checked(values: ArrayLike, name: str, length: int | None = None) -> np.ndar
     if not np.isfinite(sample).all():
         raise ValueError(f"{name} holds NaN or infinite values: leave out or repeat those runs.")
     return sample
+
+
+def _constant(sample: np.ndarray) -> bool:
+    """Whether the values differ by no more than rounding, so that their spread says nothing."""
+    return bool(np.ptp(sample) <= 1e-12 * np.abs(sample).max())
 
 
 def _check_confidence(confidence: float) -> None:

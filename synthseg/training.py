@@ -1,6 +1,10 @@
 """Training that can be interrupted: it resumes exactly, after the last finished epoch."""
 
+import contextlib
+import hashlib
 import json
+import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -9,12 +13,40 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 from IPython import get_ipython
 from IPython.display import display
 
-from synthseg.parameters import ParameterError, sha256, show_duration, write_text
+from synthseg.parameters import (
+    Diverged,
+    ParameterError,
+    make_lasting,
+    sha256,
+    show_duration,
+    show_path,
+    storing,
+    write_text,
+)
+
+
+def reproducible(seed: int) -> None:
+    """Set the random seeds of Python, NumPy and Keras, and let operations run one by one on CPUs.
+
+    Where operations run side by side, two trainings of the joint trainer differed in their last
+    digits, and in the end in their scores.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    """
+    # TensorFlow reads this when it computes for the first time.
+    os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+    if not tf.config.list_physical_devices("GPU"):  # some operations have no such variant there
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(seed)
 
 
 def fit(
@@ -37,6 +69,9 @@ def fit(
     stored. When the same training is started again, it goes on after the last finished epoch, and a
     complete one is loaded instead of repeated. At the end the random seeds are set anew from `seed`
     and `name`, so that what follows does not depend on whether the training was interrupted.
+
+    A stored epoch that cannot be read, or whose numbers are not those that were stored, is renamed
+    to ``*.damaged`` with a warning, and the training begins anew.
 
     Parameters
     ----------
@@ -75,6 +110,11 @@ def fit(
     ------
     ParameterError
         If `steps` or `epochs` is less than 1.
+    Diverged
+        If a logged value (but a Dice, which may be undefined), a weight or an optimiser's state is
+        NaN or infinite. Nothing of such a state is stored.
+    StorageError
+        If an epoch cannot be stored; the one before is kept.
     """
     if steps < 1 or epochs < 1:
         raise ParameterError(f"{name} has {steps} steps in {epochs} epochs: at least 1 each.")
@@ -89,6 +129,27 @@ def fit(
     rows, line = state["history"], _StatusLine()
     begun, shown = time.monotonic() - state["seconds"], 0.0
 
+    def check_logs(step: int, logs: Mapping[str, Any] | None) -> None:
+        for quantity, value in (logs or {}).items():
+            # A pooled Dice without any foreground is undefined.
+            if not quantity.endswith("dice") and not math.isfinite(value):
+                raise _diverged(model, f"{name}, step {step} of {total}", quantity, value, good())
+
+    def good() -> str:
+        if not rows:
+            return "no epoch was stored before"
+        return f"the last good checkpoint is {show_path(backup)} (step {rows[-1]['step']})"
+
+    def check_epoch(epoch: int, logs: Mapping[str, Any] | None) -> None:
+        step = (epoch + 1) * per_epoch
+        check_logs(step, logs)
+        # The last update of an epoch may break weights that no loss has seen yet.
+        for variable in _variables(model):
+            value = variable.numpy()
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                where = f"{name}, step {step} of {total}"
+                raise _diverged(model, where, variable.path, "not finite", good())
+
     def show_progress(batch: int, logs: Mapping[str, Any] | None) -> None:
         nonlocal shown
         now = time.monotonic()
@@ -99,6 +160,7 @@ def fit(
             line.show(f"{name}: step {step} of {total}{_listed(logs or {})} ({times})")
 
     def store_epoch(epoch: int, logs: Mapping[str, Any] | None) -> None:
+        check_logs((epoch + 1) * per_epoch, logs)  # now with what the callbacks have measured
         values = {quantity: float(value) for quantity, value in (logs or {}).items()}
         rows.append({"epoch": epoch + 1, "step": (epoch + 1) * per_epoch, **values})
         state["seconds"] = time.monotonic() - begun
@@ -107,6 +169,13 @@ def fit(
 
     if not state["complete"]:
         if len(rows) < epochs:
+            # The first callback, so that no other stores what is broken.
+            check = keras.callbacks.LambdaCallback(
+                on_epoch_end=check_epoch,
+                on_train_batch_end=lambda batch, logs: check_logs(
+                    len(rows) * per_epoch + batch + 1, logs
+                ),
+            )
             store = keras.callbacks.LambdaCallback(
                 on_epoch_end=store_epoch, on_train_batch_end=show_progress
             )
@@ -117,7 +186,7 @@ def fit(
                 steps_per_epoch=per_epoch,
                 verbose=0,
                 shuffle=False,  # the batches are drawn at random already
-                callbacks=[*callbacks, store],
+                callbacks=[check, *callbacks, store],
                 **fit_kwargs,
             )
         state["complete"] = True
@@ -138,39 +207,118 @@ def _seed_states(model: keras.Model) -> list[Any]:
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
+def _optimizers(model: keras.Model) -> dict[str, keras.optimizers.Optimizer]:
+    """The built optimisers of a model and of the models in it, by attribute."""
+    found = {
+        name: value
+        for part in (*model.layers, model)
+        for name, value in vars(part).items()
+        if isinstance(value, keras.optimizers.Optimizer)
+    }
+    return {name: value for name, value in found.items() if value.built}
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    """All that a training changes: weights, random states, and the states of the optimisers."""
+    states = [value.variables for value in _optimizers(model).values()]
+    return [*model.variables, *(variable for state in states for variable in state)]
+
+
+def _digest(model: keras.Model) -> str:
+    """Sha256 over all that a training changes."""
+    digest = hashlib.sha256()
+    for variable in _variables(model):
+        digest.update(variable.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _diverged(model: keras.Model, where: str, quantity: str, value: Any, good: str) -> Diverged:
+    rates = ", ".join(
+        f"{name} {float(optimizer.learning_rate):.3g}"
+        for name, optimizer in _optimizers(model).items()
+        if int(optimizer.iterations)
+    )
+    return Diverged(
+        f"The training diverged ({where}): {quantity} is {value} at the learning rates "
+        f"{rates or 'unknown'}; {good}, and nothing later is stored. The same command would stop "
+        "here again: choose a lower learning rate, or look for unusual images in the data."
+    )
+
+
 def _backup(model: keras.Model, path: Path, state: Mapping[str, Any]) -> None:
     """Store a training in one file, so that it is never seen half-written.
 
     ``save_weights`` stores the optimisers of the model, too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    model.save_weights(temporary)
     built = model.optimizer is not None and model.optimizer.built
-    with h5py.File(temporary, "a") as file:
-        group = file.create_group("synthseg")
-        group["state"] = json.dumps({**state, "optimizer_built": built})
-        for number, variable in enumerate(_seed_states(model)):
-            group[f"seed_{number}"] = variable.numpy()
-    temporary.replace(path)
+    stored = {**state, "optimizer_built": built, "digest": _digest(model)}
+    with storing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # HDF5 crashes the process when a write fails, so whether there is room is tried before:
+            # by the numbers' own size, and 8 KiB for the name and place of each.
+            variables = _variables(model)
+            room = sum(variable.numpy().nbytes + 8192 for variable in variables)
+            with temporary.open("wb") as file:
+                file.write(bytes(room))
+                file.flush()
+                os.fsync(file.fileno())
+            model.save_weights(temporary)
+            with h5py.File(temporary, "a") as stored_file:
+                group = stored_file.create_group("synthseg")
+                group["state"] = json.dumps(stored)
+                for number, variable in enumerate(_seed_states(model)):
+                    group[f"seed_{number}"] = variable.numpy()
+            make_lasting(temporary, path)
+        except (OSError, RuntimeError):  # HDF5 raises either
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def _restore(model: keras.Model, path: Path, key: str) -> dict[str, Any] | None:
     """Load what :func:`_backup` stored, unless there is nothing or it belongs to another fit."""
     if not path.is_file():
         return None
-    with h5py.File(path, "r") as file:
-        group = file["synthseg"]
-        state: dict[str, Any] = json.loads(group["state"][()])
-        if state["key"] != key:
-            return None
-        for number, variable in enumerate(_seed_states(model)):
-            variable.assign(group[f"seed_{number}"][()])
-    if state.pop("optimizer_built") and not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)  # else its state would not be loaded
-    with warnings.catch_warnings():  # Keras would go on with a fresh optimiser
-        warnings.filterwarnings("error", message="Skipping variable loading")
-        model.load_weights(path)
+    before: list[tuple[Any, np.ndarray]] = []
+    try:
+        with h5py.File(path, "r") as file:
+            group = file["synthseg"]
+            state: dict[str, Any] = json.loads(group["state"][()])
+            if state["key"] != key:
+                return None
+            if state.pop("optimizer_built") and not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)  # else its state is not loaded
+            before = [(variable, variable.numpy()) for variable in _variables(model)]
+            for number, variable in enumerate(_seed_states(model)):
+                variable.assign(group[f"seed_{number}"][()])
+        with warnings.catch_warnings():  # Keras would go on with a fresh optimiser
+            warnings.filterwarnings("error", message="Skipping variable loading")
+            model.load_weights(path)
+        if state.pop("digest", None) not in (None, _digest(model)):
+            raise ValueError("the numbers in it are not those that were stored")
+    except PermissionError:
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, UserWarning) as error:
+        # A damaged file, which HDF5 and Keras report in many ways.
+        for variable, value in before:
+            variable.assign(value)
+        aside = path.with_name(f"{path.name}.damaged")
+        count = 1
+        while aside.exists():
+            count += 1
+            aside = path.with_name(f"{path.name}.damaged-{count}")
+        with storing(aside):
+            path.rename(aside)
+        reason = str(error).partition("\n")[0]
+        warnings.warn(
+            f"{show_path(path)} is damaged ({reason}); it was renamed to {aside.name}, and what "
+            "it held is computed anew.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None
     return state
 
 

@@ -5,20 +5,30 @@ A volume is an image and its mask on the same (z, y, x) grid. `load` turns what 
 """
 
 import hashlib
-import io
 import json
 import os
-import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import pooch
-import tifffile
 from numpy.typing import ArrayLike, NDArray
-from skimage.io import imread
+
+from synthseg import files
+from synthseg.findings import (
+    SCALE_PERCENTILES,
+    DataError,
+    Finding,
+    Stack,
+    check_image,
+    check_mask,
+    check_pair,
+    show_path,
+)
+
+__all__ = ["SOURCES", "DataError", "Dataset", "Finding", "Volume", "check", "load", "split_by_z"]
 
 SOURCES = """\
 phantom      simulated electron microscopy, made on the spot; needs no download
@@ -52,12 +62,7 @@ EPFL_FIRST_MASK = {
 EPFL_RECOVERED_FIRST_IMAGE = "ea02210f98301f18405a58c7385618b682d1e198f13f14d5658f4be9f13462f2"
 
 DOWNLOAD_RETRIES = 2
-SLICE_SUFFIXES = {".png", ".tif", ".tiff"}
-SCALE_PERCENTILES = (0.1, 99.9)  # a few hot pixels must not decide the contrast
-
-
-class DataError(ValueError):
-    """The data cannot be used; the message says which file is wrong and what to do."""
+PLAUSIBLE_NM = (0.5, 200.0)  # per pixel; outside of it, the unit is probably another one
 
 
 # --- What a volume is -------------------------------------------------------------------------
@@ -170,7 +175,8 @@ class Dataset:
     train, validation, test : Volume
     name : str
     provenance : str
-        One to three sentences to print beside results: origin, citation, what was left out.
+        Sentences to print beside results: origin, citation, what was left out, and how one's own
+        files were understood.
 
     Raises
     ------
@@ -262,44 +268,123 @@ def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
     Returns
     -------
     Dataset
+        Its provenance holds what `check` finds, too; warnings are given as Python's as well.
 
     Raises
     ------
     DataError
         If the data are missing, damaged, mismatched or not what they should be.
     """
-    folder = Path(data).expanduser()
-    if data == "phantom":
-        from synthseg import phantom  # it builds on this module
-
-        dataset = phantom.dataset()
-    elif data == "epfl":
-        dataset = _load_epfl()
-    elif any((folder / name).exists() for name in EPFL_FILES):
-        dataset = _read_epfl(folder, "read from a local folder")
-    else:
-        return _load_own(data, nm_per_pixel)
-    if nm_per_pixel not in (None, dataset.train.nm_per_pixel):
-        raise DataError(
-            f"nm_per_pixel={nm_per_pixel} was given, but a pixel of {dataset.name} is "
-            f"{dataset.train.nm_per_pixel:g} nm wide; leave nm_per_pixel out."
-        )
+    found: list[Finding] = []
+    dataset = _inspect(data, nm_per_pixel, found)
+    errors = [finding for finding in found if finding.severity == "error"]
+    if errors:
+        scale = "" if nm_per_pixel is None else f" --nm-per-pixel {nm_per_pixel:g}"
+        lists = f"`synthseg data check '{data}'{scale}` lists all."
+        raise DataError(f"{errors[0]}{f' And {len(errors) - 1} more: {lists}' * bool(errors[1:])}")
+    assert dataset is not None  # or there would be an error among the findings
+    for finding in found:
+        if finding.severity == "warning":
+            warnings.warn(str(finding), stacklevel=2)
     return dataset
 
 
-def _load_epfl() -> Dataset:
+def check(
+    data: str, nm_per_pixel: float | None = None, crop: int | None = None
+) -> tuple[list[Finding], Dataset | None]:
+    """Look at everything in the data a person names, and say all that is wrong or noteworthy.
+
+    Parameters
+    ----------
+    data, nm_per_pixel
+        As for `load`.
+    crop : int, optional
+        Width in pixels of the windows that a chapter would cut.
+
+    Returns
+    -------
+    findings : list of Finding
+        Errors, warnings and notes, in the order of the files.
+    dataset : Dataset or None
+        None if there is an error that keeps the data from being loaded.
+
+    Examples
+    --------
+    >>> findings, dataset = check("no_such_folder", nm_per_pixel=5)
+    >>> print(findings[0].severity, findings[0].file, findings[0].what)
+    error no_such_folder does not exist
+    """
+    found: list[Finding] = []
+    dataset = _inspect(data, nm_per_pixel, found)
+    if dataset and (data in ("phantom", "epfl") or _holds_epfl(data)):
+        for part in (dataset.train, dataset.validation, dataset.test):
+            image, mask = (
+                Stack(Path(part.name), pixels, (Path(part.name),) * len(part), (*range(len(part)),))
+                for pixels in (part.image, part.mask)
+            )
+            found += [*check_image(image), *check_mask(mask), *check_pair(image, mask)]
+    if dataset and crop is not None:
+        for part in {part.stack: part for part in (dataset.train, dataset.test)}.values():
+            smaller = min(part.shape[1:])
+            if crop > smaller:
+                found.append(
+                    Finding(
+                        "error",
+                        part.stack,
+                        f"has slices of {part.shape[1]} x {part.shape[2]} px, smaller than the "
+                        f"window of crop={crop}",
+                        f"give --set crop={smaller} or less",
+                    )
+                )
+    return found, dataset
+
+
+def _holds_epfl(data: str) -> bool:
+    return any((Path(data).expanduser() / name).exists() for name in EPFL_FILES)
+
+
+def _inspect(data: str, nm_per_pixel: float | None, found: list[Finding]) -> Dataset | None:
+    """Load what `data` names, and add to `found` what was noticed; None after an error."""
+    try:
+        if data == "phantom":
+            from synthseg import phantom  # it builds on this module
+
+            dataset = phantom.dataset()
+        elif data == "epfl":
+            dataset = _load_epfl(found)
+        elif _holds_epfl(data):
+            dataset = _read_epfl(Path(data).expanduser(), "read from a local folder", found)
+        else:
+            return _load_own(data, nm_per_pixel, found)
+        if nm_per_pixel not in (None, dataset.train.nm_per_pixel):
+            raise DataError(
+                f"nm_per_pixel={nm_per_pixel} was given, but a pixel of {dataset.name} is "
+                f"{dataset.train.nm_per_pixel:g} nm wide; leave nm_per_pixel out."
+            )
+    except DataError as error:
+        if not any(finding.severity == "error" for finding in found):
+            found.append(Finding("error", data, str(error)))
+        return None
+    return dataset
+
+
+def _load_epfl(found: list[Finding]) -> Dataset:
     """Read the EPFL data in the folder SYNTHSEG_DATA or, failing that, in the download cache."""
     if local := os.environ.get("SYNTHSEG_DATA"):
         folder = Path(local).expanduser()
         missing = [name for name in EPFL_FILES if not (folder / name).exists()]
         if not missing:
-            return _read_epfl(folder, "read from a local folder")
-        warnings.warn(
-            f"SYNTHSEG_DATA={local} holds no {', '.join(missing)}; using the download instead.",
-            stacklevel=3,
+            return _read_epfl(folder, "read from a local folder", found)
+        found.append(
+            Finding(
+                "warning",
+                f"SYNTHSEG_DATA={local}",
+                f"holds no {', '.join(missing)}; using the download instead",
+                "put the four files there, or unset SYNTHSEG_DATA",
+            )
         )
     base_url = os.environ.get("SYNTHSEG_EPFL_URL", EPFL_URL).rstrip("/") + "/"
-    return _read_epfl(_download_epfl(base_url), f"downloaded from {base_url}")
+    return _read_epfl(_download_epfl(base_url), f"downloaded from {base_url}", found)
 
 
 def _download_epfl(base_url: str) -> Path:
@@ -311,7 +396,7 @@ def _download_epfl(base_url: str) -> Path:
     """
     folder = Path(pooch.os_cache("synthseg")) / "epfl"
     record = folder / "sha256.json"
-    sha256 = json.loads(record.read_text()) if record.exists() else {}
+    sha256 = _recorded(record)
     cache = pooch.create(
         folder,
         base_url,
@@ -319,30 +404,68 @@ def _download_epfl(base_url: str) -> Path:
         retry_if_failed=DOWNLOAD_RETRIES,
     )
     for name in EPFL_FILES:
+        file = folder / name
         try:
+            if file.is_file() and file.stat().st_size != EPFL_BYTES:
+                file.unlink()  # not the file, whoever left it there
             sha256[name] = pooch.file_hash(cache.fetch(name, downloader=_download_whole_file))
+            partial = record.with_suffix(".partial")
+            partial.write_text(json.dumps(sha256, indent=1))
+            partial.replace(record)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise DataError(
+                f"{name} cannot be kept in {folder} ({error}); make that folder writable, name "
+                "another one in XDG_CACHE_HOME (Linux), or get the four files from "
+                f"{EPFL_PAGE} and name their folder with --data FOLDER."
+            ) from error
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{name} could not be downloaded from {base_url} ({error}). Run it again, finished "
                 f"files are kept; or get the four files from {EPFL_PAGE} and name their folder "
                 f"with --data FOLDER. (If EPFL itself has changed the file, delete {record}.)"
             ) from error
-        partial = record.with_suffix(".partial")
-        partial.write_text(json.dumps(sha256, indent=1))
-        partial.replace(record)
     return folder
 
 
+def _recorded(record: Path) -> dict[str, str]:
+    """Return the sha256 of the files that were downloaded before, by name."""
+    try:
+        if not record.exists():
+            return {}
+        sha256 = json.loads(record.read_text())
+        if not (isinstance(sha256, dict) and all(isinstance(it, str) for it in sha256.values())):
+            raise ValueError("not a list of checksums")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{record} cannot be read ({error}); delete it.") from error
+    return sha256
+
+
 def _download_whole_file(url: str, output_file: str, cache: pooch.Pooch | None) -> None:
-    """Download with a progress bar; pooch tries again after the ValueError of a wrong size."""
+    """Download with a progress bar; pooch tries again after the ValueError of a wrong file."""
     pooch.HTTPDownloader(progressbar=True, chunk_size=2**20)(url, output_file, cache)
-    if (size := Path(output_file).stat().st_size) != EPFL_BYTES:
+    arrived = Path(output_file)
+    with arrived.open("rb") as opened:
+        head = opened.read(200)
+    size = arrived.stat().st_size
+    if not head.startswith(files.TIFF_HEADS):
+        raise ValueError(f"what arrived is no TIFF file: it {files.describe(head)}, {size:,} bytes")
+    if size != EPFL_BYTES:
         raise ValueError(f"{size:,} bytes arrived instead of {EPFL_BYTES:,}")
 
 
-def _read_epfl(folder: Path, origin: str) -> Dataset:
+def _read_epfl(folder: Path, origin: str, found: list[Finding]) -> Dataset:
     """Read the four EPFL files; `origin` tells in the provenance how they got here."""
-    stacks = {name: _read_epfl_stack(folder / name) for name in EPFL_FILES}
+    stacks, wrong = {}, []
+    for name in EPFL_FILES:
+        try:
+            stacks[name] = _read_epfl_stack(folder / name)
+        except DataError as error:
+            wrong.append(error)
+            what, _, remedy = str(error).rstrip(".").partition("; ")
+            file = show_path(folder / name)
+            found.append(Finding("error", file, what.removeprefix(f"{file} "), remedy))
+    if wrong:
+        raise wrong[0]
     provenance = (
         f"EPFL CA1 hippocampus, 5 nm voxels (A. Lucchi, Y. Li, P. Fua, CVPR 2013, {EPFL_PAGE}), "
         f"{origin}. Test scores are taken on every {EPFL_TEST_STEP}th slice of the test stack."
@@ -368,7 +491,13 @@ def _read_epfl_stack(path: Path) -> NDArray[np.uint8]:
     """Read one of the four files, checked; of a test file only the slices that are scored."""
     if not path.exists():
         raise DataError(f"{path} is missing; the EPFL data are {', '.join(EPFL_FILES)}.")
-    stack = _read_stack(path)
+    found: list[Finding] = []
+    read = files.read_stack(path, [path], found)
+    for finding in found:
+        if finding.severity == "error":
+            raise DataError(f"{path} {finding.what}; download it again from {EPFL_PAGE}.")
+    assert read is not None  # or there would be an error among the findings
+    stack = read.pixels
     shapes = [EPFL_SHAPE]
     if path.name.startswith("testing"):
         if stack.shape == EPFL_SHAPE:
@@ -396,187 +525,200 @@ def _read_epfl_stack(path: Path) -> NDArray[np.uint8]:
     return stack
 
 
-def _load_own(data: str, nm_per_pixel: float | None) -> Dataset:
+# --- One's own data ---------------------------------------------------------------------------
+
+
+def _load_own(data: str, nm_per_pixel: float | None, found: list[Finding]) -> Dataset | None:
     """Load a person's own folder, or pair of files."""
     path = Path(data).expanduser()
-    pairs = []
+    here = show_path(path)
+    pairs: list[tuple[Path, Path] | None] = []
     if path.is_dir():
         halves = [path / "train", path / "test"]
         present = [half for half in halves if half.is_dir()]
         if len(present) == 1:
-            raise DataError(
-                f"{path} holds {present[0].name}/ alone; add the other of train/ and test/, or put "
-                "one images/ and masks/ pair directly into the folder, to be split by z."
+            found.append(
+                Finding(
+                    "error",
+                    here,
+                    f"holds {present[0].name}/ alone",
+                    "add the other of train/ and test/, or put one images/ and masks/ pair "
+                    "directly into the folder, to be split by z",
+                )
             )
-        pairs = [_find_pair(folder) for folder in present or [path]]
+        if present:
+            found += [
+                Finding(
+                    "warning",
+                    show_path(unused),
+                    "is not used: train/ and test/ beside it are",
+                    "move it elsewhere, or remove train/ and test/",
+                )
+                for stem in ("image", "mask")
+                for unused in _candidates(path, stem)
+            ]
+        pairs = [_find_pair(folder, found) for folder in present or [path]]
         name = path.resolve().name
     elif data.count(",") == 1:
         image, mask = (Path(part.strip()).expanduser() for part in data.split(","))
         pairs, name = [(image, mask)], image.stem
-    for wanted in [file for pair in pairs for file in pair] or [path]:
-        if not wanted.exists():
-            raise DataError(f"There is no file or folder {wanted}. Data can be:\n{SOURCES}")
+    elif path.exists():
+        raise DataError(f"{path} is one file, but a mask is needed too; name both: IMAGE,MASK.")
+    absent = [half for pair in pairs if pair for half in pair if not half.exists()]
     if not pairs:
-        raise DataError(f"{path} is one file, but a mask is needed too: --data IMAGE,MASK")
-    if nm_per_pixel is None:
-        raise DataError(
-            f"The size of a pixel of {path} is not known; give it in nanometres with "
-            "--set nm_per_pixel=..., for example --set nm_per_pixel=5"
+        absent = [path]
+    found += [
+        Finding(
+            "error",
+            show_path(half),
+            "does not exist",
+            "check the name; data can be phantom, epfl, a FOLDER of your own, or a pair IMAGE,MASK",
         )
-    if len(pairs) == 2:
-        development = _read_pair(*pairs[0], nm_per_pixel, f"{name}-train")
-        test = _read_pair(*pairs[1], nm_per_pixel, f"{name}-test")
+        for half in absent
+    ]
+    if nm_per_pixel is None and not absent:
+        found.append(
+            Finding(
+                "error",
+                here,
+                "does not tell the size of its pixels",
+                "give it in nanometres: synthseg run … --set nm_per_pixel=5, or "
+                "synthseg data check … --nm-per-pixel 5",
+            )
+        )
+    elif nm_per_pixel is not None and not 0 < nm_per_pixel < np.inf:
+        raise DataError(f"nm_per_pixel={nm_per_pixel} must be a number above 0; give nanometres.")
+    elif nm_per_pixel is not None and not PLAUSIBLE_NM[0] <= nm_per_pixel <= PLAUSIBLE_NM[1]:
+        found.append(
+            Finding(
+                "warning",
+                here,
+                f"has pixels of {nm_per_pixel:g} nm, as you say, which is unusual",
+                "give nanometres, not micrometres or ångströms",
+            )
+        )
+    stacks = [
+        _read_pair(*pair, found) for pair in pairs if pair and all(half.exists() for half in pair)
+    ]
+    if len(stacks) == 2:
+        found += _shared(stacks[0][0], stacks[1][0])
+    if not stacks or any(finding.severity == "error" for finding in found):
+        return None
+    assert nm_per_pixel is not None  # see above
+    if len(stacks) == 2:
+        development = _to_volume(*stacks[0], nm_per_pixel, f"{name}-train")
+        test = _to_volume(*stacks[1], nm_per_pixel, f"{name}-test")
         how = "with a test volume of their own"
     else:
-        development, test = split_by_z(_read_pair(*pairs[0], nm_per_pixel, name))
+        development, test = split_by_z(_to_volume(*stacks[0], nm_per_pixel, name))
         how = "one volume, split by z with gaps, so that test and training are the same block"
     provenance = f"Own data {name}, {nm_per_pixel:g} nm per pixel, {how}."
-    return Dataset(*split_by_z(development), test, name, provenance)
+    remarks = [f" {finding.severity.capitalize()}: {finding}" for finding in found]
+    return Dataset(*split_by_z(development), test, name, provenance + "".join(remarks))
 
 
-def _find_pair(folder: Path) -> tuple[Path, Path]:
+def _candidates(folder: Path, stem: str) -> list[Path]:
+    names = [f"{stem}s", f"{stem}s.tif", f"{stem}s.tiff", f"{stem}.tif", f"{stem}.tiff"]
+    return [folder / name for name in names if (folder / name).exists()]
+
+
+def _find_pair(folder: Path, found: list[Finding]) -> tuple[Path, Path] | None:
     """Find images and masks in a folder: two folders of slices, or two TIFF files."""
-    found = []
+    pair = []
     for stem in ("image", "mask"):
-        names = [f"{stem}s", f"{stem}s.tif", f"{stem}s.tiff", f"{stem}.tif", f"{stem}.tiff"]
-        paths = [folder / name for name in names if (folder / name).exists()]
-        if len(paths) != 1:
-            holds = " and ".join(path.name for path in paths) or f"no {stem}s"
-            raise DataError(
-                f"{folder} holds {holds}; it must hold exactly one of {stem}s/ (a folder of "
-                f"slices) and {stem}.tif (a multi-page file)."
+        paths = _candidates(folder, stem)
+        if len(paths) == 1:
+            pair += paths
+            continue
+        holds = " and ".join(path.name for path in paths) or f"no {stem}s"
+        found.append(
+            Finding(
+                "error",
+                show_path(folder),
+                f"holds {holds}",
+                f"it must hold exactly one of {stem}s/ (a folder of slices) and {stem}.tif (a "
+                "multi-page file)",
             )
-        found += paths
-    return found[0], found[1]
-
-
-def _read_pair(image_path: Path, mask_path: Path, nm_per_pixel: float, name: str) -> Volume:
-    """Read an image and its mask, each a multi-page file or a folder of slices."""
-    if image_path.is_dir() and mask_path.is_dir():
-        for image_file, mask_file in zip_longest(_files(image_path), _files(mask_path)):
-            if not (image_file and mask_file and image_file.stem == mask_file.stem):
-                raise DataError(
-                    f"In order of names, {image_file or 'no image'} meets {mask_file or 'no mask'};"
-                    " each image needs a mask file of the same name."
-                )
-    image, mask = _read_stack(image_path), _read_stack(mask_path)
-    if image.shape != mask.shape:
-        raise DataError(
-            f"{image_path} is {image.shape} (z, y, x), but {mask_path} is {mask.shape}; "
-            "each image slice needs its mask of the same size."
         )
-    if len(image) == 1:
-        raise DataError(f"{image_path} holds a single slice; a volume needs a stack of slices.")
-    return Volume.create(
-        _to_uint8(image, image_path), _to_mask(mask, mask_path), nm_per_pixel, name
-    )
+    return (pair[0], pair[1]) if len(pair) == 2 else None
 
 
-# --- Files to arrays --------------------------------------------------------------------------
-
-
-def _files(path: Path) -> list[Path]:
-    """List the slices in a folder in natural order, 9 before 10; a file is its own list."""
-    if path.is_file():
-        return [path]
-    files = [
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in SLICE_SUFFIXES and not file.name.startswith(".")
+def _read_pair(
+    image_path: Path, mask_path: Path, found: list[Finding]
+) -> tuple[Stack | None, Stack | None]:
+    """Read and check an image and its mask, each a multi-page file or a folder of slices."""
+    listed = [
+        files.list_slices(path, found) if path.is_dir() else [path]
+        for path in (image_path, mask_path)
     ]
-    if not files:
-        raise DataError(f"{path} holds no PNG or TIFF files; export the slices as PNG or TIFF.")
-    return sorted(files, key=lambda file: [
-        int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.stem)
-    ])  # fmt: skip
-
-
-def _read_stack(path: Path) -> NDArray:
-    """Read a file or folder as (z, y, x), of the type stored: grey, finite, all of one size."""
-    slices: list[NDArray] = []
-    for file in _files(path):
-        pages = _decode(file)
-        if path.is_dir() and len(pages) != 1:
-            raise DataError(
-                f"{file} holds {len(pages)} pages, but in a folder each file is one slice; "
-                "give the multi-page file itself."
+    if image_path.is_dir() and mask_path.is_dir():
+        found += files.check_names(*listed)
+    image = files.read_stack(image_path, listed[0], found)
+    if image:
+        found += check_image(image)
+    mask = files.read_stack(mask_path, listed[1], found)
+    if mask:
+        found += check_mask(mask)
+    if not (image and mask):
+        return image, mask
+    sizes = [stack.pixels.shape for stack in (image, mask)]
+    if sizes[0][1:] != sizes[1][1:] or (image.complete and mask.complete and sizes[0] != sizes[1]):
+        count, other = (
+            f"{len(stack.pixels)} slices of {shape[1]} x {shape[2]} px"
+            for stack, shape in zip((image, mask), sizes, strict=True)
+        )
+        found.append(
+            Finding(
+                "error",
+                show_path(image_path),
+                f"holds {count}, but {show_path(mask_path)} holds {other}",
+                "each image slice needs its mask of the same size",
             )
-        for number, page in enumerate(pages):
-            label = str(file) if path.is_dir() else f"{file}, slice {number},"
-            slices.append(_grey(page, label))
-            first, last = slices[0], slices[-1]
-            if (last.shape, last.dtype) != (first.shape, first.dtype):
-                raise DataError(
-                    f"{label} is {last.dtype} {last.shape}, but the first slice is {first.dtype} "
-                    f"{first.shape}; export all slices alike."
-                )
-    return np.stack(slices)
-
-
-def _decode(file: Path) -> list[NDArray]:
-    """Return the pages of a TIFF file, or the one picture of a PNG file, as stored."""
-    try:
-        if file.suffix.lower() == ".png":
-            return [imread(io.BytesIO(file.read_bytes()))]
-        with tifffile.TiffFile(file) as tiff:
-            axes = tiff.series[0].axes
-            pages = [page.asarray() for page in tiff.pages]
-    except Exception as error:  # decoders meet damage with errors of any kind
-        raise DataError(
-            f"{file} cannot be read as PNG or TIFF ({error}); it may be damaged or compressed in "
-            "an unusual way: export it again, uncompressed."
-        ) from error
-    if len(axes.strip("YXS")) > 1:
-        raise DataError(
-            f"{file} has the axes {axes}, but only slices (z, y, x) are expected; export one "
-            "channel of one time point."
         )
-    return pages
-
-
-def _grey(page: NDArray, label: str) -> NDArray:
-    """Return one slice as (y, x): of grey RGB one channel is kept, opacity is dropped."""
-    if page.ndim == 3 and page.shape[-1] in (2, 3, 4):
-        colours = page[..., : 1 if page.shape[-1] == 2 else 3]
-        if (colours != colours[..., :1]).any():
-            raise DataError(f"{label} is in colour; convert it to grey (or to label numbers).")
-        page = page[..., 0]
-    if page.ndim != 2:
-        raise DataError(
-            f"{label} has shape {page.shape}, but a slice is (y, x); export it as grey."
+    elif len(image.pixels) == 1 and image.complete:
+        found.append(
+            image.whole("error", "holds a single slice", "give a stack of slices, a volume")
         )
-    if page.dtype.kind == "f" and not np.isfinite(page).all():
-        raise DataError(f"{label} holds NaN or infinite values; replace them by numbers.")
-    return page
+    elif image.complete and mask.complete and mask.pixels.any():
+        found += check_pair(image, mask)
+    return image, mask
 
 
-def _to_uint8(image: NDArray, path: Path) -> NDArray[np.uint8]:
+def _shared(train: Stack | None, test: Stack | None) -> Iterator[Finding]:
+    """Report slices of the test stack that are in the training stack, too."""
+    if not (train and test):
+        return
+    known = {
+        _sha256(np.ascontiguousarray(page).data): index for index, page in enumerate(train.pixels)
+    }
+    for index, page in enumerate(test.pixels):
+        same = known.get(_sha256(np.ascontiguousarray(page).data))
+        if same is not None and page.min() < page.max():
+            where = show_path(train.files[same])
+            if train.label(same).startswith("slice "):
+                where += f", {train.label(same)}"
+            yield from test.at(
+                [index],
+                "error",
+                f"is a training image, too ({where})",
+                "test on slices that are not in train/, or scores would be taken on training data",
+            )
+
+
+def _to_volume(image: Stack | None, mask: Stack | None, nm_per_pixel: float, name: str) -> Volume:
+    """Make a volume of two stacks without errors."""
+    assert image is not None
+    assert mask is not None
+    return Volume.create(_to_uint8(image.pixels), mask.pixels > 0, nm_per_pixel, name)
+
+
+def _to_uint8(image: NDArray) -> NDArray[np.uint8]:
     """Keep 8-bit images; scale others between two percentiles of the whole volume."""
-    if all(len(np.unique(page)) <= 2 for page in image):
-        raise DataError(
-            f"{path} holds no more than two grey values in any slice, so it looks like a mask; "
-            "the image comes first, the mask second."
-        )
     if image.dtype == np.uint8:
         return image
     low, high = np.percentile(image, SCALE_PERCENTILES)
-    if not low < high:
-        raise DataError(f"{path} is {low:g} almost everywhere; check that it is the image.")
     grey = (image.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     return np.rint(grey.clip(0, 255)).astype(np.uint8)
-
-
-def _to_mask(pixels: NDArray, path: Path) -> NDArray[np.bool_]:
-    """Return True where a mask (bool, 0/1, 0/255 or instance labels) marks something."""
-    if pixels.dtype.kind == "f" and (pixels % 1).any():
-        raise DataError(f"{path} holds fractions; turn probabilities into 0 and 1 first.")
-    mask = pixels > 0
-    if mask.all() or not mask.any():
-        raise DataError(
-            f"{path} marks {'every' if mask.any() else 'no'} pixel of the whole volume as "
-            "mitochondrion; masks are 0 for background and above 0 for mitochondria."
-        )
-    return mask
 
 
 def _sha256(data: bytes | memoryview) -> str:

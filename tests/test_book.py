@@ -40,6 +40,11 @@ def test_published_notebooks_are_what_was_executed() -> None:
     assert {item.chapter: item.problems for item in checked if item.problems} == {}
 
 
+def test_published_notebooks_stay_small() -> None:
+    sizes = [parameters.chapter_path(chapter).stat().st_size for chapter in parameters.CHAPTERS]
+    assert sum(sizes) < 7e6  # bytes; pictures in full colour would take three times as many
+
+
 def test_pages_need_no_network(html: Path) -> None:
     pages = sorted(html.glob("*.html"))
     assert len(pages) > len(parameters.CHAPTERS)

@@ -18,7 +18,7 @@ TINY_CHAPTER = {
     2: {"steps": 4, "snapshots": 2, "width": 4, "checkerboard_epochs": 1, "frechet_images": 16},
     3: {"steps": 4, "epochs": 2, "channels": 4, "evaluation_crops": 8},
     4: {"steps": 4, "epochs": 2, "channels": 4, "pool": 16, "evaluation_crops": 8},
-    5: {"steps": 2, "images": 16, "main_snapshots": 1, "channels": 4},
+    5: {"steps": 2, "images": 16, "references": 2, "main_snapshots": 1, "channels": 4},
     6: {"count": 16},
     7: {
         "steps": 2,

@@ -161,21 +161,27 @@ def test_data_describes_sources_and_volumes(monkeypatch: pytest.MonkeyPatch) -> 
         fingerprint="ab12",
         provenance="Drawn.",
     )
-    monkeypatch.setattr(volumes, "load", lambda source, scale: dataset)
-    result = call("data", "folder", "--nm-per-pixel", "5")
+    found = [volumes.Finding("warning", "masks", "is odd", "look at it", (3, 4, 5, 8))]
+    monkeypatch.setattr(volumes, "check", lambda source, scale, crop: (found, dataset))
+    result = call("data", "check", "folder", "--nm-per-pixel", "5")
     assert result.code == 0
-    assert "ab12" in result.output
-    assert "100.00%" in result.output
+    for part in ("ab12", "100.00%", "slices 3-5, 8: is odd", "→ look at it", "1 warning,"):
+        assert part in result.output
 
 
-def test_faulty_data_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(source: str, scale: float | None) -> None:
-        raise volumes.DataError("mask 3 is empty.")
-
-    monkeypatch.setattr(volumes, "load", load)
-    result = call("data", "folder")
+def test_all_faults_of_data_are_listed_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        volumes.Finding("error", "masks/[3].png", "is empty", "draw it"),
+        volumes.Finding("note", "images", "is 16-bit", "nothing to do"),
+        volumes.Finding("error", "masks/[3].png", "is small", "resize it"),
+    ]
+    monkeypatch.setattr(volumes, "check", lambda source, scale, crop: (found, None))
+    result = call("data", "check", "folder")
     assert result.code == 2
-    assert "mask 3 is empty" in result.output
+    lines = [line.strip() for line in result.output.splitlines()]
+    assert lines[0] == "masks/[3].png"
+    assert [line[:5] for line in lines[1:5]] == ["error", "→ dra", "error", "→ res"]
+    assert lines[-1] == "2 errors, 0 warnings, 1 note: the data cannot be used."
 
 
 @pytest.mark.parametrize("command", ["run", "book", "publish", "data", "check"])

@@ -1,5 +1,8 @@
 """What the figures show: outlines, scale bars, grey scales, lines."""
 
+import io
+from types import SimpleNamespace
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -8,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import PNGFormatter
+from PIL import Image
 
 from synthseg import figures
 
@@ -47,6 +52,57 @@ def test_grid_outline_of_an_object_at_the_border_is_closed():
     np.testing.assert_array_equal(*outline.get_xydata()[[0, -1]])
     assert axes.get_xlim() == (-0.5, 9.5)
     assert axes.get_ylim() == (9.5, -0.5)
+
+
+def picture_of(figure, monkeypatch):
+    """RGB values of the picture that a notebook shows of a figure."""
+    formatter = PNGFormatter()
+    shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters={"image/png": formatter}))
+    monkeypatch.setattr(figures, "get_ipython", lambda: shell)
+    figures.style()
+    picture = Image.open(io.BytesIO(formatter(figure)))
+    assert picture.mode == "P"  # a byte for each pixel
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(("side", "zoom"), [(128, 1), (64, 3)])
+def test_notebook_picture_draws_each_pixel_of_a_crop_once_and_equally_large(
+    side, zoom, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (5, side, side), dtype=np.uint8)
+    figure = figures.image_grid(
+        [crops, crops[::-1]], titles=list("abcde"), row_labels=["a\nb", "c"]
+    )
+    grey = picture_of(figure, monkeypatch).mean(axis=2)
+    expected = crops[2].repeat(zoom, axis=0).repeat(zoom, axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(grey, expected[:2].shape)
+    errors = [np.abs(row - expected[:2]).mean(axis=(1, 2)).min() for row in windows]
+    top = int(np.argmin(errors))
+    assert errors[top] < 4  # of 256; a shift by one pixel has 85
+    for row in range(0, side * zoom, 7):
+        at_row = np.abs(windows[top + row - row % 2] - expected[row - row % 2 :][:2])
+        assert at_row.mean(axis=(1, 2)).min() < 4
+
+
+def test_notebook_picture_keeps_the_colour_of_thin_outlines(monkeypatch):
+    rng = np.random.default_rng(0)
+    crops = rng.normal(0, 0.3, (7, 128, 128)).clip(-1, 1)
+    masks = np.zeros((7, 128, 128))
+    masks[3, 40:60, 40:60] = 1
+    picture = picture_of(figures.image_grid([crops], masks=[masks]), monkeypatch)
+    orange = picture[..., 0] - picture[..., 2] > 60
+    assert orange.sum() >= 4 * 20  # an outline is wider than a pixel, hence mixed with grey
+
+
+def test_grid_makes_wide_images_smaller_without_aliasing(monkeypatch):
+    stripes = np.zeros((300, 1024), np.uint8)
+    stripes[:, ::2] = 255  # far too fine for a panel of a third of the page
+    figure = figures.image_grid([[stripes] * 3])
+    picture = picture_of(figure, monkeypatch)
+    assert picture.shape[1] <= 1100
+    middle = picture[picture.shape[0] // 2, 40:300]
+    assert np.abs(middle - 127.5).max() < 30
 
 
 def test_grid_layout_titles_and_labels():

@@ -1,0 +1,432 @@
+"""Findings: what is wrong or noteworthy in images and masks, where, and how to mend it.
+
+The checks in this module look at pixels; `synthseg.files` adds what the files themselves tell.
+Each check yields findings; none of them changes a pixel.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+Severity = Literal["error", "warning", "note"]
+
+SCALE_PERCENTILES = (0.1, 99.9)  # a few hot pixels must not decide the contrast
+LOW_CONTRAST = 16  # grey values between those percentiles, of 8-bit images
+MOST_FOREGROUND = 0.5  # a mask that marks more is taken for an inverted one
+SOFT_EDGE = 0.5  # least part of the in-between values that lie on a slope, in a soft mask
+CONTINUITY = 0.5  # least correlation of a slice with the most similar one, to judge the order
+OWN_PART = 0.12  # a slice that differs less than this from the mean slice says nothing of order
+OUT_OF_ORDER = 0.03  # least gain in the correlations of neighbours if one slice is moved
+LONGEST_SHIFT = 64  # px; masks are tried at shifts up to this, or a quarter of the slice
+SHIFT_TOLERANCE = 8  # px; annotators draw a membrane's middle, inside or outside
+SHIFT_SCORE = 6.5  # least height of the correlation peak, in standard deviations of the rest
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message says which file is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed in the data.
+
+    Attributes
+    ----------
+    severity : {"error", "warning", "note"}
+        An error keeps the data from being used. A warning is a likely mistake that only a person
+        can judge. A note says how something was understood.
+    file : str
+        The file or folder.
+    what : str
+        What is wrong, to be read after the name of the file.
+    remedy : str
+        What to do. Empty if `what` is a whole sentence that says it.
+    slices : tuple of int
+        Slices of a multi-page file, counted from 0; empty if it is about the whole file.
+    """
+
+    severity: Severity
+    file: str
+    what: str
+    remedy: str = ""
+    slices: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.remedy:
+            return self.what
+        where = f"{self.file}, {self.place}," if self.place else self.file
+        return f"{where} {self.what}; {self.remedy}."
+
+    @property
+    def place(self) -> str:
+        """The slices in words, such as ``slices 3, 5-7``; empty for a whole file."""
+        runs = []
+        for _, group in groupby(enumerate(self.slices), lambda item: item[1] - item[0]):
+            members = [number for _, number in group]
+            runs.append(f"{members[0]}-{members[-1]}" if members[1:] else f"{members[0]}")
+        return f"slice{'s' * (len(self.slices) > 1)} {', '.join(runs)}" if runs else ""
+
+
+def show_path(path: Path) -> str:
+    """Return a path as text that can always be printed, whatever bytes are in its name."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Slices that were read, each with the place it came from.
+
+    Attributes
+    ----------
+    path : Path
+        A multi-page file, or a folder of slices.
+    pixels : array (z, y, x)
+        Of the type stored.
+    files : tuple of Path
+        The file of each slice.
+    numbers : tuple of int
+        The page of each slice in its file.
+    complete : bool
+        Whether every slice could be read, and all are alike.
+    """
+
+    path: Path
+    pixels: NDArray
+    files: tuple[Path, ...]
+    numbers: tuple[int, ...]
+    complete: bool = True
+
+    def label(self, index: int) -> str:
+        """Name of one slice, for use within a sentence."""
+        if len(set(self.files)) > 1:
+            return self.files[index].name
+        return f"slice {self.numbers[index]}"
+
+    def whole(self, severity: Severity, what: str, remedy: str) -> Finding:
+        """A finding about the file or folder as a whole."""
+        return Finding(severity, show_path(self.path), what, remedy)
+
+    def at(
+        self, indices: Iterable[int], severity: Severity, what: str, remedy: str
+    ) -> Iterator[Finding]:
+        """Findings about some slices: one a file."""
+        for file, group in groupby(sorted(indices), lambda index: self.files[index]):
+            pages = () if file != self.path else tuple(self.numbers[index] for index in group)
+            yield Finding(severity, show_path(file), what, remedy, pages)
+
+
+# --- Images -----------------------------------------------------------------------------------
+
+
+def check_image(stack: Stack) -> Iterator[Finding]:
+    """Look for a mask in place of an image, odd ranges, and blank, repeated or misplaced slices.
+
+    Parameters
+    ----------
+    stack : Stack
+        Grey values of any integer or floating type, all finite.
+
+    Yields
+    ------
+    Finding
+    """
+    image = stack.pixels
+    if all(len(np.unique(page)) <= 2 for page in image):
+        yield stack.whole(
+            "error",
+            "holds no more than two grey values in any slice, so it looks like a mask",
+            "the image comes first, the mask second",
+        )
+        return
+    low, high = np.percentile(image[:, ::2, ::2] if image.dtype == np.uint8 else image,
+                              SCALE_PERCENTILES)  # fmt: skip
+    # Grey values are scaled as float32, which must tell 256 of them apart.
+    finest = np.finfo(np.float32).eps * max(abs(low), abs(high))
+    if not high - low > max(256 * finest, 1e-30):
+        yield stack.whole(
+            "error", f"is {low:g} almost everywhere", "check that it is the image, and its export"
+        )
+        return
+    if image.dtype != np.uint8:
+        yield stack.whole(
+            "note",
+            f"is {image.dtype} from {image.min():g} to {image.max():g} and was scaled to 8 bit, "
+            f"with {low:g} and below as 0, {high:g} and above as 255 (percentiles 0.1 and 99.9)",
+            "give 8-bit images if you want another range",
+        )
+    elif high - low < LOW_CONTRAST:
+        yield stack.whole(
+            "warning",
+            f"has little contrast: all but 0.2 % of its grey values are from {low:g} to {high:g}",
+            "export the original range again, or stretch the contrast of the whole stack",
+        )
+    blank = {index for index, page in enumerate(image) if page.min() == page.max()}
+    yield from stack.at(
+        blank,
+        "warning",
+        "is blank: all its pixels are of one value",
+        "leave the slice out, image and mask, if it was lost",
+    )
+    first: dict[bytes, int] = {}
+    for index, page in enumerate(image):
+        earlier = first.setdefault(sha256(np.ascontiguousarray(page).data).digest(), index)
+        if earlier != index and index not in blank:
+            yield from stack.at(
+                [index],
+                "error",
+                f"is the same picture as {stack.label(earlier)}",
+                "remove one of the two, image and mask",
+            )
+    if misplaced := _misplaced(image):
+        listed = ", ".join(stack.label(index) for index in misplaced[:5])
+        yield stack.whole(
+            "error",
+            f"is not in the order of z: {len(misplaced)} of {len(image)} slices look more like "
+            f"slices elsewhere than like their neighbours ({listed}"
+            f"{', …' * (len(misplaced) > 5)})",
+            "number the slices in the order of the stack; images and masks alike",
+        )
+
+
+def _reduced(pages: NDArray, side: int) -> NDArray[np.float32]:
+    """Average blocks of pixels, so that the shorter side is `side` to twice that."""
+    step = max(1, min(pages.shape[1:]) // side)
+    height, width = (length // step for length in pages.shape[1:])
+    blocks = pages[:, : height * step, : width * step].astype(np.float32)
+    return blocks.reshape(len(pages), height, step, width, step).mean(axis=(2, 4))
+
+
+def _misplaced(image: NDArray) -> list[int]:
+    """List slices that would fit clearly better between two others than where they are.
+
+    Neighbours in a stack resemble each other. For every slice the gain is computed in the sum of
+    correlations of neighbours, if that slice alone were moved to the best other place.
+    """
+    depth = len(image)
+    if depth < 5:
+        return []
+    flat = np.stack([_reduced(page[None], 64).ravel() for page in image])
+    whole = np.linalg.norm(flat - flat.mean(axis=1, keepdims=True), axis=1)
+    flat -= flat.mean(axis=0)  # what all slices share, such as shading, says nothing of order
+    flat -= flat.mean(axis=1, keepdims=True)
+    own = np.linalg.norm(flat, axis=1)
+    flat[own <= OWN_PART * whole] = 0
+    flat /= np.maximum(own, 1e-6)[:, None]
+    alike = (flat @ flat.T).astype(np.float64)  # (depth, depth)
+    place = np.arange(depth)
+    if np.median((alike - 2 * np.eye(depth)).max(axis=1)) < CONTINUITY:
+        return []
+    links = np.diagonal(alike, 1)
+    # Taken out: the links to both neighbours are lost, the neighbours become linked.
+    before, after = np.append(0, links), np.append(links, 0)
+    bridge = np.zeros(depth)
+    bridge[1:-1] = np.diagonal(alike, 2)
+    loss = before + after - bridge
+    present = (before + after) / np.where((place == 0) | (place == depth - 1), 1, 2)
+    # Put in before `target`: (slice, target), target = depth is the end.
+    left = np.concatenate([np.zeros((depth, 1)), alike], axis=1)
+    right = np.concatenate([alike, np.zeros((depth, 1))], axis=1)
+    broken = np.concatenate([[0], links, [0]])
+    gain = left + right - broken - loss[:, None]
+    new = (left + right) / np.where((np.arange(depth + 1) % depth) == 0, 1, 2)
+    away = place[:, None] - np.arange(depth + 1)
+    gain[(away == 0) | (away == -1) | (new < np.maximum(present, CONTINUITY)[:, None])] = 0
+    return [int(index) for index in np.flatnonzero(gain.max(axis=1) > OUT_OF_ORDER)]
+
+
+# --- Masks ------------------------------------------------------------------------------------
+
+
+def check_mask(stack: Stack) -> Iterator[Finding]:
+    """Look for fractions, soft edges, labels, inverted and empty masks.
+
+    Parameters
+    ----------
+    stack : Stack
+        Values of any type; above 0 is foreground.
+
+    Yields
+    ------
+    Finding
+    """
+    pixels = stack.pixels
+    if pixels.dtype.kind == "f" and (pixels % 1).any():
+        yield stack.whole(
+            "error",
+            "holds fractions",
+            "turn probabilities into 0 and 1 first: you know the threshold, the program doesn't",
+        )
+        return
+    mask = pixels > 0
+    part = float(mask.mean())
+    if part in (0, 1):
+        yield stack.whole(
+            "error",
+            f"marks {'every' if part else 'no'} pixel of the whole volume as mitochondrion",
+            "masks are 0 for background and above 0 for mitochondria",
+        )
+        return
+    if pixels.dtype.kind in "if" and pixels.min() < 0:
+        yield stack.whole(
+            "warning",
+            "holds values below 0, which count as background",
+            "if they mean 'not annotated', cut those parts out of image and mask",
+        )
+    values = sorted({value for page in pixels for value in np.unique(page[page > 0]).tolist()})
+    if len(values) > 1:
+        if _slopes(pixels) >= SOFT_EDGE:
+            yield stack.whole(
+                "error",
+                f"has soft edges: {len(values) + 1} values up to {values[-1]:g}, with steps in "
+                "between along the outlines, as after smoothing, resizing or JPEG",
+                "turn it into 0 and 255 at a threshold you choose; resize masks with 'nearest'",
+            )
+        else:
+            yield stack.whole(
+                "note",
+                f"holds {len(values)} values above 0 ({_listed(values)}), taken as numbers of "
+                "single objects: all of them count as mitochondrion",
+                "if a value means something else, set it to 0",
+            )
+    if part > MOST_FOREGROUND:
+        yield stack.whole(
+            "error",
+            f"marks {part:.1%} of all pixels as mitochondrion, so it looks inverted",
+            "exchange 0 and 255; if your structure does fill more than half of the volume, mark "
+            "what lies around it instead",
+        )
+    else:
+        yield from stack.at(
+            _inverted_slices(mask),
+            "error",
+            "is inverted compared with its neighbours",
+            "exchange its 0 and 255",
+        )
+    empty = [index for index, page in enumerate(mask) if not page.any()]
+    if empty:
+        listed = ", ".join(stack.label(index) for index in empty[:3])
+        yield stack.whole(
+            "note",
+            f"marks nothing in {len(empty)} of {len(mask)} slices ({listed}"
+            f"{', …' * (len(empty) > 3)})",
+            "check that these slices hold no mitochondria, or annotate them",
+        )
+
+
+def _listed(values: list[float]) -> str:
+    shown = [f"{value:g}" for value in values]
+    return ", ".join(shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]])
+
+
+def _slopes(pixels: NDArray) -> float:
+    """Part of the values between 0 and the maximum that have a lower and a higher neighbour.
+
+    Along a soft edge nearly all have both; a number that labels an object has 0 beside it and
+    itself, and a higher number only where two objects touch.
+    """
+    top, between, sloping = pixels.max(), 0, 0
+    for page in pixels:
+        chosen = (page > 0) & (page < top)
+        if not chosen.any():
+            continue
+        cross = ndimage.generate_binary_structure(2, 1)
+        lower = ndimage.minimum_filter(page, footprint=cross) < page
+        higher = ndimage.maximum_filter(page, footprint=cross) > page
+        between += int(chosen.sum())
+        sloping += int((chosen & lower & higher).sum())
+    return sloping / between if between else 0.0
+
+
+def _inverted_slices(mask: NDArray[np.bool_]) -> list[int]:
+    """List slices that mark more than half, and agree with the next by less than 3 pixels in 10."""
+    found = []
+    for index in np.flatnonzero(mask.mean(axis=(1, 2)) > MOST_FOREGROUND):
+        beside = [near for near in (index - 1, index + 1) if 0 <= near < len(mask)]
+        if all((mask[index] == mask[near]).mean() < 0.3 for near in beside):
+            found.append(int(index))
+    return found
+
+
+# --- Images and masks together ----------------------------------------------------------------
+
+
+def check_pair(image: Stack, mask: Stack) -> Iterator[Finding]:
+    """Warn if the outlines of the masks fit the edges in the images better at a distance.
+
+    Parameters
+    ----------
+    image, mask : Stack
+        Of one shape (z, y, x).
+
+    Yields
+    ------
+    Finding
+    """
+    if shift := _shift(image.pixels, mask.pixels > 0):
+        down, right = shift
+        moves = [f"{abs(down)} px {'down' if down > 0 else 'up'}"] * (down != 0)
+        moves += [f"{abs(right)} px {'right' if right > 0 else 'left'}"] * (right != 0)
+        yield mask.whole(
+            "warning",
+            f"fits the edges in the images better when it is moved {' and '.join(moves)}",
+            "check in a viewer that images and masks lie on each other",
+        )
+
+
+def _match(image: NDArray, mask: NDArray[np.bool_], longest: int) -> NDArray[np.float32]:
+    """Correlate each image with its mask, moved by every (y, x) up to `longest` pixels.
+
+    Both lose what is smooth, and all frequencies of the image get nearly the same weight: what
+    remains is outlines, and the correlation of those has a narrow peak.
+    """
+    maps = []
+    near = np.arange(-longest, longest + 1)
+    for page, marked in zip(image, mask, strict=True):
+        detail, outlines = (
+            fft.rfft2(part - ndimage.gaussian_filter(part, 10))
+            for part in (
+                ndimage.gaussian_filter(page.astype(np.float32), 1),
+                marked.astype(np.float32),
+            )
+        )
+        strength = np.abs(detail)
+        detail /= strength + 0.3 * strength.mean() + 1e-9
+        maps.append(fft.irfft2(detail * np.conj(outlines), s=page.shape)[near][:, near])
+    return np.stack(maps).astype(np.float32)
+
+
+def _shift(image: NDArray, mask: NDArray[np.bool_]) -> tuple[int, int] | None:
+    """Find how far (y, x) the mask should be moved, if that is clear in both halves of the stack.
+
+    Returns
+    -------
+    tuple of int, or None
+        None where the mask lies well, or where edges and outlines have too little in common.
+    """
+    marked = np.flatnonzero(mask.any(axis=(1, 2)))
+    step = max(1, min(image.shape[1:]) // 1024)
+    longest = min(LONGEST_SHIFT // step, min(image.shape[1:]) // step // 4)
+    if len(marked) < 2 or longest <= SHIFT_TOLERANCE:
+        return None
+    chosen = marked[np.unique(np.linspace(0, len(marked) - 1, 16).astype(int))]
+    maps = _match(image[chosen][:, ::step, ::step], mask[chosen][:, ::step, ::step], longest)
+    total = maps.mean(axis=0)
+    sign = np.sign(total.flat[np.abs(total).argmax()])  # mitochondria are darker, or brighter
+    peaks = [
+        np.array(np.unravel_index((sign * part.mean(axis=0)).argmax(), total.shape)) - longest
+        for part in (maps, maps[: len(maps) // 2], maps[len(maps) // 2 :])
+    ]
+    total = sign * total
+    score = (total.max() - np.median(total)) / max(float(total.std()), 1e-9)
+    apart = max(int(np.abs(peaks[0] - peak).max()) for peak in peaks)
+    if score < SHIFT_SCORE or apart > 6 or np.abs(peaks[0] * step).max() <= SHIFT_TOLERANCE:
+        return None
+    down, right = (int(length) * step for length in peaks[0])
+    return down, right
