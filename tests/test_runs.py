@@ -265,8 +265,9 @@ def test_needs_names_the_command(project: Path) -> None:
 
 
 def own_data(folder: Path, grey: int) -> str:
-    """A stack of one's own with the given grey value, for ``--data``."""
-    image = np.full((8, 16, 16), grey, np.uint8) + np.arange(16, dtype=np.uint8)
+    """A stack of one's own that begins with the given grey value, for ``--data``."""
+    z, _, x = np.indices((8, 16, 16), np.uint8)
+    image = grey + 4 * x + z
     mask = np.zeros_like(image)
     mask[:, 4:8, 4:8] = 1
     tifffile.imwrite(folder / "image.tif", image)
