@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks import commands, composing, frechet, networks, pipeline
 from benchmarks.timing import Budget, Row, Worker
+from synthseg.parameters import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("synthseg", "tensorflow", "keras", "numpy", "scipy", "torch", "torch-fidelity")
@@ -84,9 +85,12 @@ TOPICS: dict[str, Callable[[Setting], list[Row]]] = {
     "startup": lambda use: commands.startup(use.budget, use.progress),
     "chapter": lambda use: commands.chapter(use.data, use.budget, use.progress),
     "smoke": lambda use: commands.smoke(use.progress),
+    "cpu": lambda use: commands.cpu(use.data, use.progress),
 }
 LONG = ("chapter", "smoke")
 """Minutes each; with ``--quick`` only if they are named."""
+LONGEST = ("cpu",)
+"""An hour each; only if they are named."""
 
 
 def _number(value: float, unit: str) -> str:
@@ -136,9 +140,9 @@ def _version(package: str) -> str | None:
 
 
 def record(rows: list[Row], budget: Budget) -> dict[str, Any]:
-    """What the results file holds."""
+    """What the results file holds for one topic."""
     return {
-        "date": date.today().isoformat(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
         "cpu": _cpu(),
         "system": platform.platform(),
@@ -150,10 +154,20 @@ def record(rows: list[Row], budget: Budget) -> dict[str, Any]:
     }
 
 
+def store(path: Path, name: str, measured: dict[str, Any]) -> None:
+    """Put a topic into the results file, beside the other topics that were measured that day."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {**before, name: measured})
+
+
 def main(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]…", help=f"Of: {', '.join(TOPICS)}. All if none is given."),
+        typer.Argument(
+            metavar="[NAME]…",
+            help=f"Of: {', '.join(TOPICS)}. If none is given: all but {', '.join(LONGEST)}.",
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each contender.")] = 15,
     quick: Annotated[
@@ -162,17 +176,22 @@ def main(
     data: Annotated[
         str, typer.Option(help="Data of the whole chapter, as synthseg run takes them.")
     ] = "phantom",
-    store: Annotated[
-        bool, typer.Option(help="Write benchmarks/results/DATE.json, unless --quick is given.")
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--store/--no-store", help="Write benchmarks/results/DATE.json (never with --quick)."
+        ),
     ] = True,
 ) -> None:
     """Measure the module against its peers, and say which targets are met."""
-    chosen = names or [name for name in TOPICS if not (quick and name in LONG)]
+    left_out = (*LONGEST, *LONG) if quick else LONGEST
+    chosen = names or [name for name in TOPICS if name not in left_out]
     for name in chosen:
         if name not in TOPICS:
             raise typer.BadParameter(f"There is no '{name}': choose from {', '.join(TOPICS)}.")
     budget = Budget(rounds=3, calls=1, warm_up=2, quick=True) if quick else Budget(rounds=rounds)
-    workers, rows = Workers(), []
+    path = RESULTS / f"{date.today().isoformat()}.json"
+    workers = Workers()
     try:
         with console.status("Starting …") as status:
             for name in chosen:
@@ -187,14 +206,11 @@ def main(
                     reason = str(error).strip().splitlines()[-1]
                     measured = [Row(name, "failed", None, "", note=reason)]
                 console.print(show(measured))
-                rows += measured
+                if keep and not quick:
+                    store(path, name, record(measured, budget))
+                    console.print(f"Stored in {os.path.relpath(path)}")
     finally:
         workers.close()
-    if store and not quick:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{date.today().isoformat()}.json"
-        path.write_text(json.dumps(record(rows, budget), indent=1) + "\n", encoding="utf-8")
-        console.print(f"Stored in {os.path.relpath(path)}")
 
 
 if __name__ == "__main__":

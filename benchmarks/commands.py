@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.timing import Budget, Row, Summary
-from synthseg.parameters import project_root
+from synthseg.parameters import CHAPTERS, project_root
 
 GOAL = 0.75
 """Validation Dice to reach."""
@@ -172,3 +172,17 @@ def smoke(progress: Callable[[str], None]) -> list[Row]:
         Row(topic, "both", _single((run.seconds + book.seconds) / 60), "min", at_most=8.0),
         Row(topic, "peak memory", _single(max(run.peak_gib, book.peak_gib)), "GiB", at_most=4.0),
     ]
+
+
+def cpu(data: str, progress: Callable[[str], None]) -> list[Row]:
+    """All chapters at the size of the published book: duration, and memory of each."""
+    topic, rows, seconds = f"profile cpu, data {data}", [], 0.0
+    with _project_copy() as root:
+        for number, name in CHAPTERS.items():
+            run = Watched(["run", str(number), "--profile", "cpu", "--data", data], root, progress)
+            seconds += run.seconds
+            rows += [
+                Row(topic, name, _single(run.seconds / 60), "min"),
+                Row(topic, f"{name}: peak memory", _single(run.peak_gib), "GiB", at_most=4.0),
+            ]
+    return [*rows, Row(topic, "all chapters", _single(seconds / 60), "min")]

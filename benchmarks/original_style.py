@@ -2,22 +2,49 @@
 
 Python runs every operation of every step (no compiled graph); the discriminator is updated on
 fakes and on real images apart; the generator runs anew for each purpose; masks, Dice and composing
-pass through NumPy. What is computed by the networks is the module's own, so that the style of the
-loop is all that differs.
+pass through NumPy. The networks are the module's, but of Keras' own layers and with its own Adam,
+as the original had them.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
+from keras import layers, ops
 
 from benchmarks import composing, examples, ours
 from benchmarks.timing import Prepared
-from synthseg import segmenter
+from synthseg import gan, segmenter
 from synthseg.gan import Pix2Pix, generator_input
 from synthseg.joint import batch_score, per_image_loss, ramp
 from synthseg.segmenter import SegmenterSettings
+
+
+def _pointwise(filters: int, **options: Any) -> Callable[[Any], Any]:
+    convolution = layers.Conv2D(filters, 1, **options)
+    return lambda inputs: convolution(
+        layers.Concatenate()(inputs) if isinstance(inputs, list) else inputs
+    )
+
+
+def _up(filters: int, **options: Any) -> Callable[[Any], Any]:
+    convolution = layers.Conv2D(filters, 3, padding="same", **options)
+    return lambda inputs: convolution(layers.UpSampling2D()(inputs))
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """Build networks of Keras' own layers, and with its own optimiser."""
+    pointwise = {"Dropout": layers.Dropout, "PointwiseConv2D": _pointwise}
+    with (
+        patch.multiple(segmenter, Adam=keras.optimizers.Adam, **pointwise),
+        patch.multiple(gan, Adam=keras.optimizers.Adam, UpConv2D=_up),
+    ):
+        yield
 
 
 def _dice(masks: np.ndarray, logits: np.ndarray) -> float:
@@ -29,8 +56,9 @@ class SegmenterLoop:
     """A segmenter and its eager update."""
 
     def __init__(self, settings: SegmenterSettings = ours.SEGMENTER) -> None:
-        self.network = segmenter.build_ritnet(settings)
-        self.optimizer = segmenter.optimizer(settings, ours.STEPS)
+        with plain_layers():
+            self.network = segmenter.build_ritnet(settings)
+            self.optimizer = segmenter.optimizer(settings, ours.STEPS)
 
     def step(self, images: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
         with tf.GradientTape() as tape:
@@ -64,7 +92,8 @@ class GANLoop:
     """Generator and discriminator, and their three eager updates in a step."""
 
     def __init__(self, width: int, decoder: str) -> None:
-        self.gan = Pix2Pix(ours.gan_settings(width, decoder))
+        with plain_layers():
+            self.gan = Pix2Pix(ours.gan_settings(width, decoder))
 
     def generate(self, masks: np.ndarray, training: bool) -> tf.Tensor:
         seed = tf.stack([tf.constant(0, tf.int64), self.gan.steps_taken()])

@@ -95,10 +95,14 @@ class RITnet(nn.Module):
         return self.logits(functional.interpolate(tensor, scale_factor=2.0))
 
 
+class UpConv2d(nn.Conv2d):
+    """The convolution after a doubling; the module stores its kernel as a transposed one."""
+
+
 def up_layers(inputs: int, outputs: int, decoder: str) -> list[nn.Module]:
     if decoder == "transposed":
         return [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
-    return [nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1)]
+    return [nn.Upsample(scale_factor=2), UpConv2d(inputs, outputs, 3, padding=1)]
 
 
 class Generator(nn.Module):
@@ -165,7 +169,10 @@ def copy_weights(weights: Iterable[np.ndarray], module: nn.Module) -> None:
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
-                kernel = next(remaining).transpose(3, 2, 0, 1)
+                kernel = next(remaining)
+                if isinstance(part, UpConv2d):
+                    kernel = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+                kernel = kernel.transpose(3, 2, 0, 1)
                 if isinstance(module, Generator):
                     kernel = kernel[:, :, ::-1, ::-1]
                 part.weight.copy_(torch.from_numpy(kernel.copy()))

@@ -9,5 +9,5 @@ chapters, ``publishing`` makes the book of them, and ``cli`` is the command line
 
 __version__ = "0.1.0"
 
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 """Raised whenever a change alters published numbers; a golden test notices such a change."""

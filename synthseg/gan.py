@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
+from synthseg.layers import Adam, UpConv2D
+
 LEAK = 0.2
 """Negative slope of the LeakyReLU in both networks."""
 
@@ -126,8 +128,7 @@ def _up(settings: GANSettings, tensor: keras.KerasTensor, filters: int) -> keras
         return layers.Conv2DTranspose(
             filters, 4, strides=2, padding="same", kernel_initializer=_initial()
         )(tensor)
-    tensor = layers.UpSampling2D(interpolation="nearest")(tensor)
-    return layers.Conv2D(filters, 3, padding="same", kernel_initializer=_initial())(tensor)
+    return UpConv2D(filters, kernel_initializer=_initial())(tensor)
 
 
 def build_generator(settings: GANSettings) -> keras.Model:
@@ -267,10 +268,8 @@ class Pix2Pix(keras.Model):
         if settings.average:
             self.generator_average = keras.models.clone_model(self.generator)
             self.generator_average.set_weights(self.generator.get_weights())
-        self.g_optimizer = keras.optimizers.Adam(settings.g_lr, beta_1=settings.beta1)
-        self.d_optimizer = keras.optimizers.Adam(
-            settings.g_lr * settings.d_lr_ratio, beta_1=settings.beta1
-        )
+        self.g_optimizer = Adam(settings.g_lr, beta_1=settings.beta1)
+        self.d_optimizer = Adam(settings.g_lr * settings.d_lr_ratio, beta_1=settings.beta1)
         self.g_optimizer.build(self.generator.trainable_variables)
         self.d_optimizer.build(self.discriminator.trainable_variables)
         names = ("d_loss", "g_loss", "l1", "d_real", "d_fake")

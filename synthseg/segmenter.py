@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
+from synthseg.layers import Adam, Dropout, PointwiseConv2D
 from synthseg.metrics import Counts, PooledDice, count
 from synthseg.sampling import CropSettings, at_network_scale, tiles
 from synthseg.volumes import Volume
@@ -58,30 +59,6 @@ class SegmenterSettings:
             raise ValueError(f"size is {self.size} px; choose a multiple of 32.")
 
 
-@keras.saving.register_keras_serializable("synthseg")
-class Dropout(layers.Dropout):
-    """Keras' dropout, with two decisions from each random number of 32 bits.
-
-    On a CPU, drawing random numbers took a fifth of a training step with one number a decision.
-    With 16 bits the rate is rounded to a multiple of 1 / 65536.
-    """
-
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Drop values of (batch, height, width, channels) in training; else change nothing."""
-        if not training or self.rate == 0:
-            return inputs
-        channels = inputs.shape[-1]
-        pairs = tf.concat([tf.shape(inputs)[:-1], [-(-channels // 2)]], axis=0)
-        seed = ops.cast(self.seed_generator.next(), "int32")
-        bits = tf.random.stateless_uniform(pairs, seed, None, None, tf.uint32)
-        bits = tf.bitcast(bits, tf.uint16)  # (batch, height, width, channels / 2, 2)
-        bits = tf.reshape(bits, tf.concat([tf.shape(inputs)[:-1], [-1]], axis=0))
-        if channels % 2:
-            bits = bits[..., :channels]
-        kept = tf.cast(bits >= round(self.rate * 2**16), inputs.dtype)
-        return inputs * (kept / (1 - self.rate))
-
-
 def build_ritnet(settings: SegmenterSettings) -> keras.Model:
     """RITnet with dense blocks: every convolution also sees the inputs of those before it.
 
@@ -92,29 +69,27 @@ def build_ritnet(settings: SegmenterSettings) -> keras.Model:
         height and width may be any multiples of 32.
     """
 
-    def activate(tensor: keras.KerasTensor) -> keras.KerasTensor:
-        return layers.LeakyReLU(settings.leak)(Dropout(settings.dropout)(tensor))
+    def convolve(tensor: keras.KerasTensor) -> keras.KerasTensor:
+        convolved = layers.Conv2D(settings.channels, 3, padding="same")(tensor)
+        return layers.LeakyReLU(settings.leak)(Dropout(settings.dropout)(convolved))
 
-    def convolve(tensor: keras.KerasTensor, kernel: int) -> keras.KerasTensor:
-        return layers.Conv2D(settings.channels, kernel, padding="same")(tensor)
-
-    def join(*tensors: keras.KerasTensor) -> keras.KerasTensor:
-        return layers.Concatenate()(list(tensors))
+    def squeeze(*stack: keras.KerasTensor) -> keras.KerasTensor:
+        return PointwiseConv2D(settings.channels)(list(stack))
 
     def down_block(tensor: keras.KerasTensor, pool: bool) -> keras.KerasTensor:
         if pool:
             tensor = layers.AveragePooling2D(2)(tensor)
-        first = join(tensor, activate(convolve(tensor, 3)))
-        second = join(first, activate(convolve(convolve(first, 1), 3)))
-        third = activate(convolve(convolve(second, 1), 3))
+        first = convolve(tensor)
+        second = convolve(squeeze(tensor, first))
+        third = convolve(squeeze(tensor, first, second))
         # Keras's momentum of 0.99 takes hundreds of steps to forget its start: a short training
         # would give a network that is right in training mode and finds nothing in inference mode.
         return layers.BatchNormalization(momentum=0.9)(third)
 
     def up_block(tensor: keras.KerasTensor, skip: keras.KerasTensor) -> keras.KerasTensor:
-        joined = join(layers.UpSampling2D()(tensor), skip)
-        first = activate(convolve(convolve(joined, 1), 3))
-        return activate(convolve(convolve(join(joined, first), 1), 3))
+        tensor = layers.UpSampling2D()(tensor)
+        first = convolve(squeeze(tensor, skip))
+        return convolve(squeeze(tensor, skip, first))
 
     image = keras.Input((None, None, 1), name="image")
     tensor = image
@@ -124,7 +99,7 @@ def build_ritnet(settings: SegmenterSettings) -> keras.Model:
         skips.append(tensor)
     for skip in reversed(skips[:-1]):
         tensor = up_block(tensor, skip)
-    logits = layers.Conv2D(1, 1, name="logits")(tensor)
+    logits = PointwiseConv2D(1, name="logits")(tensor)
     if settings.variant == "half":
         # Doubling the resolution before the 1 x 1 convolution gives the same, four times as slowly.
         logits = layers.UpSampling2D()(logits)
@@ -134,8 +109,8 @@ def build_ritnet(settings: SegmenterSettings) -> keras.Model:
 def optimizer(settings: SegmenterSettings, steps: int) -> keras.optimizers.Optimizer:
     """Adam with the chosen schedule over `steps` steps."""
     if settings.schedule == "constant":
-        return keras.optimizers.Adam(settings.lr)
-    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(settings.lr, steps))
+        return Adam(settings.lr)
+    return Adam(keras.optimizers.schedules.CosineDecay(settings.lr, steps))
 
 
 def compiled(settings: SegmenterSettings, steps: int) -> keras.Model:

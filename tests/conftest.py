@@ -27,3 +27,15 @@ def epfl_folder() -> Path:
     if not (folder / "training.tif").exists():
         pytest.skip(f"needs the EPFL data: no training.tif in {folder}; set SYNTHSEG_DATA")
     return folder
+
+
+@pytest.fixture
+def bound_by_permissions(tmp_path: Path) -> None:
+    """Skip a test where permissions are no obstacle, as to an administrator."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    try:
+        (locked / "file").touch()
+    except PermissionError:
+        return
+    pytest.skip("permissions do not bind this user")

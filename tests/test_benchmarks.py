@@ -165,3 +165,13 @@ def test_targets_and_what_is_stored():
     assert stored["rows"][1]["summary"] == {"median": 2.0, "low": 1.0, "high": 3.0}
     assert stored["versions"]["tensorflow"]
     assert command.show(rows).row_count == 5
+
+
+def test_a_topic_measured_later_leaves_the_others(tmp_path):
+    path = tmp_path / "results" / "2026-01-01.json"
+    for name, median in (("gan", 1.0), ("joint", 2.0), ("gan", 3.0)):
+        row = Row(name, "ours", Summary(median, median, median), "s")
+        command.store(path, name, command.record([row], Budget()))
+    stored = json.loads(path.read_text())
+    medians = {name: topic["rows"][0]["summary"]["median"] for name, topic in stored.items()}
+    assert medians == {"gan": 3.0, "joint": 2.0}

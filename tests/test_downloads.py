@@ -3,7 +3,6 @@
 # ruff: noqa: F811 (a fixture is imported, and an argument's name)
 
 import json
-import os
 import socket
 import threading
 from collections import Counter
@@ -171,7 +170,7 @@ def test_a_cache_that_cannot_be_made(server, cache, tmp_path):
         load("epfl")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("bound_by_permissions")
 def test_a_cache_that_may_not_be_written(server, cache):
     cache.mkdir(parents=True)
     cache.chmod(0o500)

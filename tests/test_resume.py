@@ -267,9 +267,8 @@ def test_a_file_in_place_of_the_folder(project: Path) -> None:  # noqa: F811
         runs.start(1, namespace())
 
 
+@pytest.mark.usefixtures("bound_by_permissions")
 def test_read_only_folder(project: Path) -> None:  # noqa: F811
-    if os.geteuid() == 0:
-        pytest.skip("permissions do not bind the administrator")
     (project / "runs").mkdir(mode=0o555)
     with pytest.raises(parameters.StorageError, match="may not be written to"):
         runs.start(1, namespace())
