@@ -6,6 +6,7 @@ from all slices, and matches the number and area of components in real crops.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from skimage.measure import label, regionprops
@@ -95,7 +96,7 @@ def compose_original(masks: np.ndarray, seed: int) -> np.ndarray:
     return composed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bank:
     """Single components of real masks with their pixels, each in the centre of its own frame.
 
@@ -112,6 +113,53 @@ class Bank:
 
     def __len__(self) -> int:
         return len(self.masks)
+
+    @cached_property
+    def foreground(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The foreground pixels of all components, listed one component after the other.
+
+        Returns
+        -------
+        rows, columns : numpy.ndarray
+            Shape (8, pixels): in each orientation of the frame.
+        greys : numpy.ndarray
+            Shape (8, pixels) float32 in [-1, 1].
+        begin : numpy.ndarray
+            Shape (n + 1,): where each component begins in the lists.
+        """
+        listed = []
+        for value in range(EIGHT):
+            orientation = np.full(len(self), value)
+            turned = orient(self.masks, orientation)
+            component, *place = np.nonzero(turned)
+            listed.append((*place, orient(self.pixels, orientation)[turned]))
+        rows, columns, greys = (np.stack(parts) for parts in zip(*listed, strict=True))
+        return rows, columns, greys, np.searchsorted(component, np.arange(len(self) + 1))
+
+    def place(
+        self, chosen: np.ndarray, orientation: np.ndarray, down: np.ndarray, right: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Turn components and move them, each by its own whole number of pixels.
+
+        Parameters
+        ----------
+        chosen, orientation, down, right : numpy.ndarray
+            Shape (m,) int: components, 0 to 7 as in :func:`orient`, and pixels.
+
+        Returns
+        -------
+        item, position, greys : numpy.ndarray
+            Of each pixel that remains in the frame: its number in `chosen`, its position in the
+            flattened frame, and its grey value.
+        """
+        size, (rows, columns, greys, begin) = self.masks.shape[1], self.foreground
+        length = begin[chosen + 1] - begin[chosen]
+        item = np.repeat(np.arange(len(chosen)), length)
+        first = orientation * begin[-1] + begin[chosen] - (length.cumsum() - length)
+        pixel = first[item] + np.arange(len(item))
+        row, column = rows.take(pixel) + down[item], columns.take(pixel) + right[item]
+        inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
+        return item[inside], (row * size + column)[inside], greys.take(pixel)[inside]
 
 
 def component_bank(
@@ -174,22 +222,6 @@ class Composed:
     pixels: np.ndarray
 
 
-def shift(planes: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Move each plane (n, size, size) by its own whole number of pixels; zeros come in."""
-    size = planes.shape[1]
-    axis = np.arange(size)
-    from_row, from_column = axis - rows[:, None], axis - columns[:, None]  # (n, size) each
-    inside = ((from_row >= 0) & (from_row < size))[:, :, None] & (
-        (from_column >= 0) & (from_column < size)
-    )[:, None, :]
-    moved = planes[
-        np.arange(len(planes))[:, None, None],
-        from_row.clip(0, size - 1)[:, :, None],
-        from_column.clip(0, size - 1)[:, None, :],
-    ]
-    return np.where(inside, moved, np.zeros((), planes.dtype))
-
-
 def compose(
     bank: Bank, real_masks: np.ndarray, count: int, seed: int, candidates: int = 12
 ) -> Composed:
@@ -228,31 +260,27 @@ def compose(
     rng = np.random.default_rng(seed)
     prior_counts, prior_areas = count_and_area(real_masks)
     size = bank.masks.shape[1]
-    masks = np.zeros((count, size, size), bool)
-    pixels = np.zeros((count, size, size), np.float32)
+    masks, pixels = np.zeros((2, count, size * size), np.float32)
     for index, source in enumerate(rng.integers(0, len(real_masks), count)):
         number = min(int(prior_counts[source]), len(bank))
         if number == 0:
             continue
-        drawn = np.stack([rng.choice(len(bank), number, replace=False) for _ in range(candidates)])
-        flat = drawn.ravel()
-        orientation = rng.integers(0, EIGHT, flat.size)
-        rows, columns = rng.integers(-size // 2, size // 2 + 1, (2, flat.size))
-        placed = shift(orient(bank.masks[flat], orientation), rows, columns)
-        layers = placed.reshape(candidates, number, size, size)
-        areas = layers.sum(axis=(1, 2, 3))
-        overlap = areas - layers.any(axis=1).sum(axis=(1, 2))
-        lost = (layers.sum(axis=(2, 3)) == 0).sum(axis=1)  # components moved out of the frame
-        mismatch = np.abs(areas - prior_areas[source]) + 10 * overlap + size * lost
-        best = int(mismatch.argmin())
-        chosen = slice(best * number, (best + 1) * number)
-        real = shift(
-            orient(bank.pixels[flat[chosen]], orientation[chosen]), rows[chosen], columns[chosen]
-        )
-        for layer, values in zip(layers[best], real, strict=True):
-            pixels[index][layer] = values[layer]
-        masks[index] = layers[best].any(axis=0)
-    return Composed(masks[..., None].astype(np.float32), pixels[..., None])
+        # Without replacement: the components with the smallest random numbers.
+        drawn = rng.random((candidates, len(bank))).argsort(axis=1)[:, :number].ravel()
+        orientation = rng.integers(0, EIGHT, drawn.size)
+        moves = rng.integers(-size // 2, size // 2 + 1, (2, drawn.size))
+        item, position, greys = bank.place(drawn, orientation, *moves)
+        areas = np.bincount(item, minlength=drawn.size).reshape(candidates, number)
+        union = np.zeros((candidates, size * size), bool)
+        union[item // number, position] = True
+        overlap = areas.sum(axis=1) - union.sum(axis=1)
+        lost = (areas == 0).sum(axis=1)  # components moved out of the frame
+        mismatch = np.abs(areas.sum(axis=1) - prior_areas[source]) + 10 * overlap + size * lost
+        best = item // number == mismatch.argmin()
+        masks[index, position[best]] = 1
+        pixels[index, position[best]] = greys[best]
+    shape = (count, size, size, 1)
+    return Composed(masks.reshape(shape), pixels.reshape(shape))
 
 
 def copy_paste(composed: Composed, backgrounds: np.ndarray, seed: int) -> np.ndarray:

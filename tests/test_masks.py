@@ -119,7 +119,15 @@ def test_copy_paste_puts_real_pixels_on_backgrounds():
         masks.copy_paste(composed, backgrounds[:0], seed=0)
 
 
-def test_shift_moves_and_fills_with_zero():
-    plane = np.arange(1, 10).reshape(1, 3, 3)
-    moved = masks.shift(plane, np.array([1]), np.array([-1]))
-    np.testing.assert_array_equal(moved[0], [[0, 0, 0], [2, 3, 0], [5, 6, 0]])
+def test_placing_turns_moves_and_cuts_off():
+    frames = np.zeros((2, 4, 4), bool)
+    frames[0, 1, :3] = frames[1, 2:, 3] = True
+    bank = masks.Bank(frames, np.arange(32, dtype=np.float32).reshape(2, 4, 4))
+    item, position, greys = bank.place(*np.array([[1, 0, 0], [0, 4, 1], [0, 1, 0], [-2, 2, -2]]))
+    placed = np.full((3, 16), -1)
+    placed[item, position] = greys
+    nothing = [-1] * 4
+    moved = [nothing, nothing, [-1, 26 + 1, -1, -1], [-1, 30 + 1, -1, -1]]
+    mirrored = [nothing, nothing, [-1, -1, -1, 6], nothing]  # 4 5 6 was mirrored to  _ 6 5 4
+    turned = [nothing, nothing, nothing, nothing]  # a column left of the frame
+    np.testing.assert_array_equal(placed.reshape(3, 4, 4), [moved, mirrored, turned])

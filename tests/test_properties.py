@@ -217,14 +217,25 @@ def test_orientations_keep_components(foreground, orientation):
     np.testing.assert_array_equal(turned_areas, areas)
 
 
-@holds(foreground=planes(12, (1, 1)), row=st.integers(-14, 14), column=st.integers(-14, 14))
-def test_shifts_lose_only_what_leaves_the_frame(foreground, row, column):
-    plane = foreground[..., 0]
-    moved = masks.shift(plane, np.array([row]), np.array([column]))
-    rows, columns = np.nonzero(plane[0])
+@holds(
+    foreground=planes(12, (1, 3)),
+    orientation=st.integers(0, 7),
+    row=st.integers(-14, 14),
+    column=st.integers(-14, 14),
+)
+def test_placing_loses_only_what_leaves_the_frame(foreground, orientation, row, column):
+    plane = foreground[..., 0].astype(bool)
+    grey = np.arange(plane.size, dtype=np.float32).reshape(plane.shape)
+    every = np.arange(len(plane))
+    turned, their_grey = (masks.orient(each, every * 0 + orientation) for each in (plane, grey))
+    item, position, greys = masks.Bank(plane, grey).place(
+        every, *(every * 0 + value for value in (orientation, row, column))
+    )
+    component, rows, columns = np.nonzero(turned)
     stays = np.isin(rows + row, range(12)) & np.isin(columns + column, range(12))
-    assert moved.sum() == stays.sum()
-    assert moved[0][rows[stays] + row, columns[stays] + column].all()
+    np.testing.assert_array_equal(item, component[stays])
+    np.testing.assert_array_equal(position, ((rows + row) * 12 + columns + column)[stays])
+    np.testing.assert_array_equal(greys, their_grey[turned][stays])
 
 
 def bank_of(areas: list[int], side: int) -> masks.Bank:
