@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from synthseg import parameters, publishing, reruns, runs, volumes
+from synthseg import parameters
+
+# What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
 
 app = typer.Typer(
     help="Execute, build and check the book on synthetic images for electron microscopy.\n\n"
@@ -71,10 +73,12 @@ def _plain_errors() -> Iterator[None]:
     except Exception as error:
         if _shown["tracebacks"]:
             raise
+        from synthseg.findings import DataError
+
         text, status = str(error), 2
         if isinstance(error, parameters.ChapterError):
             status = 1
-        elif not isinstance(error, (parameters.RunError, volumes.DataError, OSError)):
+        elif not isinstance(error, (parameters.RunError, DataError, OSError)):
             text = f"{type(error).__name__}: {text} (not foreseen; synthseg --debug shows where)"
             status = 1
         errors.print(f"[red]Error:[/red] {escape(text)}")
@@ -102,6 +106,8 @@ def _resumable() -> Iterator[None]:
 
 def _execute(chapter: int, values: dict[str, parameters.Scalar], label: str, **how: Any) -> None:
     """Execute a chapter, and say so."""
+    from synthseg import runs
+
     console.print(f"{label} …")
     done = runs.execute(chapter, values, **how)
     took = parameters.show_duration(done.duration_s)
@@ -147,6 +153,8 @@ def run(
 
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
+    from synthseg import runs
+
     with _resumable(), _plain_errors():
         numbers = sorted(set(chapters or parameters.CHAPTERS))
         plan = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
@@ -182,7 +190,7 @@ def rerun(
             "machine, with the same versions and number of threads; elsewhere sums are rounded "
             "otherwise, and training makes more of it.",
         ),
-    ] = reruns.TOLERANCE,
+    ] = parameters.TOLERANCE,
     force: Annotated[
         bool, typer.Option(help="Start anew, even where the rerun is finished already.")
     ] = False,
@@ -195,6 +203,8 @@ def rerun(
 
     Example:  synthseg rerun results/03_baseline_segmentation.card.json
     """
+    from synthseg import reruns, runs
+
     with _resumable(), _plain_errors():
         cards = reruns.read_cards(card)
         fingerprint = runs.load_data(cards[-1].parameters).fingerprint
@@ -248,6 +258,8 @@ def book(
 
     The first page is runs/PROFILE/book/index.html. Chapters that were not executed say so.
     """
+    from synthseg import publishing
+
     with _plain_errors(), console.status("Building the book, about a minute …"):
         if published:
             index = publishing.build_published()
@@ -264,6 +276,8 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
 
     Refused if a chapter was changed after its run.
     """
+    from synthseg import publishing
+
     with _plain_errors():
         chapters = publishing.publish(profile, seed)
         listed = ", ".join(str(chapter) for chapter in chapters)
@@ -282,6 +296,8 @@ def data(context: typer.Context) -> None:
     or train/ and test/, each with such a pair.
     """
     if context.invoked_subcommand is None:
+        from synthseg import volumes
+
         console.print(escape(volumes.SOURCES))
         console.print("Check yours with  synthseg data check FOLDER --nm-per-pixel 5")
 
@@ -303,6 +319,8 @@ def check_data(
 
     Example:  synthseg data check my_folder --nm-per-pixel 8
     """
+    from synthseg import volumes
+
     with _plain_errors():
         found, dataset = volumes.check(source, nm_per_pixel, crop)
     colours = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -345,6 +363,8 @@ def check_data(
 @app.command()
 def check() -> None:
     """Say what made each published chapter, and fail if its code has changed since."""
+    from synthseg import publishing
+
     with _plain_errors():
         checked = publishing.check()
     for item in checked:

@@ -48,6 +48,16 @@ KINDS = {
 """What a parameter must be, by the type of its default."""
 
 
+TOLERANCE = 1e-6
+"""Relative difference up to which two numbers count as equal.
+
+On one machine, with the same versions and number of threads, a rerun gives the same numbers to the
+last digit. What is left is the rounding of numbers in published tables. Another number of threads
+or another processor adds up in another order, and training makes more of each difference: there,
+choose a tolerance that fits the question.
+"""
+
+
 class RunError(ValueError):
     """A request that cannot be carried out; its message is one sentence for the user."""
 

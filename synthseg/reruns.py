@@ -11,6 +11,7 @@ from typing import Any
 from synthseg import METHOD_VERSION
 from synthseg.parameters import (
     CHAPTERS,
+    TOLERANCE,
     RunError,
     Scalar,
     chapter_path,
@@ -25,15 +26,6 @@ from synthseg.runs import (
     package_version,
     run_folder,
 )
-
-TOLERANCE = 1e-6
-"""Relative difference up to which two numbers count as equal.
-
-On one machine, with the same versions and number of threads, a rerun gives the same numbers to the
-last digit. What is left is the rounding of numbers in published tables. Another number of threads
-or another processor adds up in another order, and training makes more of each difference: there,
-choose a tolerance that fits the question.
-"""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def reproducible(seed: int) -> None:
     """Set the random seeds of Python, NumPy and Keras, and let operations run one by one on CPUs.
 
     Where operations run side by side, two trainings of the joint trainer differed in their last
-    digits, and in the end in their scores.
+    digits, and in the end in their scores. The same came, in one of two processes, of TensorFlow's
+    simplification of arithmetic, which goes through the graph in an order that varies.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ def reproducible(seed: int) -> None:
     os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     if not tf.config.list_physical_devices("GPU"):  # some operations have no such variant there
         tf.config.experimental.enable_op_determinism()
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     keras.utils.set_random_seed(seed)
 
 

@@ -1,5 +1,7 @@
 """The command line: what it passes on, and how it refuses."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,3 +192,19 @@ def test_help(command: str) -> None:
     assert result.code == 0
     if command == "run":
         assert "SYNTHSEG_DATA" in result.output
+
+
+def test_help_does_not_wait_for_heavy_imports() -> None:
+    code = "import sys, synthseg.cli; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "typer" in loaded
+    assert not loaded & {
+        "tensorflow",
+        "keras",
+        "pandas",
+        "scipy",
+        "skimage",
+        "IPython",
+        "papermill",
+    }
