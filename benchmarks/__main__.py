@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import commands, composing, frechet, networks, pipeline
+from benchmarks import commands, composing, frechet, kernels, networks, pipeline
 from benchmarks.timing import Budget, Row, Worker
 from synthseg.parameters import write_json
 
@@ -76,6 +76,7 @@ TOPICS: dict[str, Callable[[Setting], list[Row]]] = {
     "segmenter": _networks(networks.segmenter),
     "gan": _networks(networks.gan),
     "joint": _networks(networks.joint),
+    "kernels": lambda use: kernels.measure(use.workers.tensorflow, use.budget, use.progress),
     "fit": lambda use: networks.fit(use.workers.tensorflow, use.budget, use.progress),
     "pipeline": lambda use: pipeline.measure(use.workers.tensorflow, use.budget, use.progress),
     "composing": lambda use: composing.measure(use.workers.plain, use.budget, use.progress),

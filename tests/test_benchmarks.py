@@ -108,6 +108,25 @@ def test_floating_point_operations_are_those_of_the_layers(peers):
     assert peers.flops("segmenter_step", batch=1) == expected
 
 
+def test_profile_names_what_a_step_does():
+    from benchmarks import kernels
+
+    seconds, whole = kernels.profile(batch=1, steps=1)
+    assert whole > 0
+    assert seconds["ResourceApplyAdam"] > 0
+    assert all(kind.isidentifier() for kind in seconds)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("part", ["forward", "filter", "input"])
+def test_kernels_can_be_called(kernel, part):
+    from benchmarks import kernels
+
+    prepared = kernels.convolution(side=4, kernel=kernel, inputs=8, part=part)
+    prepared.call()
+    assert prepared.units == 10
+
+
 def test_segmenters_original_style_follows_the_same_path():
     """Without dropout, two steps of the loop give the weights that two of ``fit`` give."""
     tf = pytest.importorskip("tensorflow")
