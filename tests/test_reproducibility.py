@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from synthseg import cli, parameters, publishing, reruns, runs
 
-THREADS_TOLERANCE = 1e-4
+THREADS_TOLERANCE = {"small": 1e-4, "large": 1e-3}
 """Relative difference of the losses of the short trainings here on one and on two threads.
 
 A sum that is added up in another order is rounded otherwise in its seventh digit, and each step of
-training makes more of it: this is no bound for long trainings.
+training makes more of it, that of a large GAN most: this is no bound for long trainings.
 """
 
 
@@ -39,16 +39,16 @@ def train(kind: str, folder: Path, threads: int, *options: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def assert_close(one: dict, other: dict) -> None:
+def assert_close(one: dict, other: dict, tolerance: float) -> None:
     first, second = (pd.read_csv(io.StringIO(made["history"])) for made in (one, other))
     losses = [name for name in first if "dice" not in name]  # a count of pixels may jump
-    np.testing.assert_allclose(first[losses], second[losses], rtol=THREADS_TOLERANCE)
+    np.testing.assert_allclose(first[losses], second[losses], rtol=tolerance)
 
 
 def test_two_processes_agree_bitwise_and_threads_nearly(tmp_path: Path) -> None:
     first = train("joint", tmp_path / "1", 2)
     assert first == train("joint", tmp_path / "2", 2)
-    assert_close(first, train("joint", tmp_path / "3", 1))
+    assert_close(first, train("joint", tmp_path / "3", 1), THREADS_TOLERANCE["small"])
 
 
 @pytest.mark.long
@@ -57,7 +57,8 @@ def test_large_networks_in_processes_and_threads(tmp_path: Path, kind: str) -> N
     first = train(kind, tmp_path / "0", 2, "large")
     for number in range(1, 4):
         assert first == train(kind, tmp_path / str(number), 2, "large")
-    assert_close(first, train(kind, tmp_path / "one", 1, "large"))
+    one_thread = train(kind, tmp_path / "one", 1, "large")
+    assert_close(first, one_thread, THREADS_TOLERANCE["large"])
 
 
 # Repeating a run from its card
