@@ -64,7 +64,13 @@ def _rates(topic: str, times: Times, flops: int, share: float | None) -> list[Ro
     peak = 2 * MATMUL**3 / times.seconds["matmul"]
     rate = flops / times.seconds["ours"]
     return [
-        Row(topic, "ours", Summary.of(rate / 1e9), "GFLOP/s", note=f"{flops / 1e9:.1f} GFLOP"),
+        Row(
+            topic,
+            "ours",
+            Summary.of(rate / 1e9),
+            "GFLOP/s",
+            note=f"{flops / 1e9:.1f} GFLOP, as in PyTorch",
+        ),
         Row(topic, "matmul peak", Summary.of(peak / 1e9), "GFLOP/s"),
         Row(topic, "ours / matmul peak", Summary.of(100 * rate / peak), "%", share),
     ]
