@@ -18,11 +18,13 @@ from typer.testing import CliRunner
 
 from synthseg import cli, parameters, publishing, reruns, runs
 
-THREADS_TOLERANCE = {"small": 1e-4, "large": 1e-3}
+THREADS_TOLERANCE = {"small": 1e-4, "large": 1e-2}
 """Relative difference of the losses of the short trainings here on one and on two threads.
 
 A sum that is added up in another order is rounded otherwise in its seventh digit, and each step of
-training makes more of it, that of a large GAN most: this is no bound for long trainings.
+training makes more of it: Adam's first steps move a weight by the whole learning rate, whichever
+sign its gradient has, and large networks have many gradients that are all but zero. With large
+networks up to 0.002 was seen. This is no bound for long trainings.
 """
 
 
