@@ -1,6 +1,7 @@
 """What bounds the segmenter's step: where its time goes, and what its convolutions reach alone."""
 
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -55,8 +56,6 @@ def convolution(side: int, kernel: int, inputs: int, part: str) -> Prepared:
 
 def profile(batch: int, steps: int = 10) -> tuple[dict[str, float], float]:
     """Seconds that each kind of operation takes in a segmenter's step, and the whole step."""
-    import time
-
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
