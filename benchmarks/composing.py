@@ -47,12 +47,12 @@ def ours_original_rule() -> Prepared:
 
 
 def ours() -> Prepared:
-    from synthseg.masks import component_bank, compose
+    """From a bank and the prior of real crops, both of which a chapter makes once."""
+    from synthseg.masks import component_bank, compose, count_and_area
 
-    images, slices = examples.pair(20, size=320)
-    masks = examples.masks(COUNT)
-    bank = component_bank(images, slices, size=128)
-    return Prepared(lambda: compose(bank, masks, COUNT, 0).masks)
+    bank = component_bank(*examples.pair(100, seed=1), size=128, every=1)
+    prior = count_and_area(examples.masks(COUNT))
+    return Prepared(lambda: compose(bank, prior, COUNT, 0).masks)
 
 
 def measure(plain: Worker, budget: Budget, progress: Callable[[str], None]) -> list[Row]:

@@ -26,17 +26,16 @@ class Dropout(layers.Dropout):
         dropped = round(self.rate * 2**8)
         if not training or dropped == 0:
             return inputs
-        channels = inputs.shape[-1]
-        shape = tf.shape(inputs)
-        words = tf.concat([shape[:-1], [-(-channels // 4)]], axis=0)
+        *places, channels = ops.shape(inputs)
         seed = ops.cast(self.seed_generator.next(), "int32")
+        words = (*places, -(-channels // 4))
         bits = tf.random.stateless_uniform(words, seed, None, None, tf.uint32)
         bits = tf.bitcast(bits, tf.uint8)  # (batch, height, width, channels / 4, 4)
-        bits = tf.reshape(bits, tf.concat([shape[:-1], [-1]], axis=0))
+        bits = tf.reshape(bits, (*places, 4 * words[-1]))
         if channels % 4:
             bits = bits[..., :channels]
         kept = tf.cast(bits >= dropped, inputs.dtype)
-        return inputs * (kept * (2**8 / (2**8 - dropped)))
+        return inputs * tf.stop_gradient(kept * (2**8 / (2**8 - dropped)))
 
 
 @keras.saving.register_keras_serializable("synthseg")
@@ -71,14 +70,13 @@ class PointwiseConv2D(layers.Conv2D):
         """Map tensors (batch, height, width, channels) to one (batch, height, width, filters)."""
         tensors = inputs if isinstance(inputs, list) else [inputs]
         channels = [tensor.shape[-1] for tensor in tensors]
-        kernels = tf.split(self.kernel[0, 0], channels)
+        kernels = tf.split(tf.reshape(self.kernel, (-1, self.filters)), channels)
         pixels = [tf.reshape(tensor, (-1, tensor.shape[-1])) for tensor in tensors]
         *products, last = (tf.matmul(*factors) for factors in zip(pixels, kernels, strict=True))
         outputs = tf.nn.bias_add(last, self.bias)  # at once: the library makes one step of both
         if products:
             outputs = tf.add_n([*products, outputs])
-        shape = tf.concat([tf.shape(tensors[0])[:-1], [self.filters]], axis=0)
-        return tf.reshape(outputs, shape)
+        return tf.reshape(outputs, (*ops.shape(tensors[0])[:-1], self.filters))
 
 
 def _shapes(shape: Any) -> list[tuple]:
@@ -110,13 +108,13 @@ class UpConv2D(layers.Conv2DTranspose):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Map (batch, height, width, channels) to (batch, 2 height, 2 width, filters)."""
-        _, height, width, channels = inputs.shape
+        batch, height, width, channels = ops.shape(inputs)
         blur = np.kron(BLUR, BLUR)  # (16, 9)
         kernel = tf.matmul(blur, tf.reshape(self.kernel, (9, -1)))
         outputs = tf.nn.conv2d_transpose(
             inputs,
             tf.reshape(kernel, (4, 4, self.filters, channels)),
-            (tf.shape(inputs)[0], 2 * height, 2 * width, self.filters),
+            (batch, 2 * height, 2 * width, self.filters),
             strides=2,
         )
         return tf.nn.bias_add(outputs, self.bias)
@@ -129,7 +127,14 @@ class Adam(keras.optimizers.Adam):
     def apply(self, grads: list[tf.Tensor], trainable_variables: list | None = None) -> None:
         """Move all variables by one step."""
         step = ops.cast(self.iterations + 1, "float32")
-        self._powers = self.beta_1**step, self.beta_2**step
+        # Once for all variables.
+        self._constants = {
+            "beta1_power": self.beta_1**step,
+            "beta2_power": self.beta_2**step,
+            "beta1": tf.constant(self.beta_1),
+            "beta2": tf.constant(self.beta_2),
+            "epsilon": tf.constant(self.epsilon),
+        }
         super().apply(grads, trainable_variables)
 
     def update_step(
@@ -141,11 +146,7 @@ class Adam(keras.optimizers.Adam):
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=self._powers[0],
-            beta2_power=self._powers[1],
-            lr=ops.cast(learning_rate, variable.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
+            lr=learning_rate,
             grad=gradient,
+            **self._constants,
         )

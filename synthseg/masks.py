@@ -136,6 +136,20 @@ class Bank:
         rows, columns, greys = (np.stack(parts) for parts in zip(*listed, strict=True))
         return rows, columns, greys, np.searchsorted(component, np.arange(len(self) + 1))
 
+    @cached_property
+    def boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The boxes around the components.
+
+        Returns
+        -------
+        low, high : numpy.ndarray
+            Shape (2, 8, n): first row and column in each orientation, and those after the last.
+        """
+        rows, columns, _, begin = self.foreground
+        places = np.stack([rows, columns])
+        low = np.minimum.reduceat(places, begin[:-1], axis=-1)
+        return low, np.maximum.reduceat(places, begin[:-1], axis=-1) + 1
+
     def place(
         self, chosen: np.ndarray, orientation: np.ndarray, down: np.ndarray, right: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -222,22 +236,41 @@ class Composed:
     pixels: np.ndarray
 
 
+def draw_without_replacement(
+    rng: np.random.Generator, population: int, rows: int, count: int
+) -> np.ndarray:
+    """Draw `count` different numbers below `population` in each of many rows, in random order.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (rows, count), int.
+    """
+    # The rank of each among those that are left, and then the number with that rank.
+    drawn = rng.integers(0, population - np.arange(count), (rows, count))
+    for later in range(1, count):
+        for earlier in np.sort(drawn[:, :later]).T:
+            drawn[:, later] += drawn[:, later] >= earlier
+    return drawn
+
+
 def compose(
-    bank: Bank, real_masks: np.ndarray, count: int, seed: int, candidates: int = 12
+    bank: Bank, prior: tuple[np.ndarray, np.ndarray], count: int, seed: int, candidates: int = 12
 ) -> Composed:
     """Compose masks whose number and area of components follow those of real crops.
 
     For each new mask, one real crop gives the number of components and the foreground area to
     aim at. Of several random candidates with that many components, drawn without replacement
     from the bank, turned, mirrored and placed at random, the one is kept that comes closest to
-    the area without components that overlap.
+    the area without components that overlap. Candidates are judged by the boxes around their
+    components, all at once; only the pixels of those that are kept are drawn.
 
     Parameters
     ----------
     bank : Bank
         Components to draw from.
-    real_masks : numpy.ndarray
-        Shape (n, size, size, 1), crops that give number and area.
+    prior : (counts, areas)
+        Of real crops, as :func:`count_and_area` gives them.
     count : int
         Masks to make.
     seed : int
@@ -255,32 +288,42 @@ def compose(
     ValueError
         If there is no real crop.
     """
-    if len(real_masks) == 0:
+    counts, areas = prior
+    if len(counts) == 0:
         raise ValueError("Composing needs real crops for number and area, and there is none.")
     rng = np.random.default_rng(seed)
-    prior_counts, prior_areas = count_and_area(real_masks)
     size = bank.masks.shape[1]
+    source = rng.integers(0, len(counts), count)
+    number = np.minimum(counts[source], len(bank))
+    shape = (count, candidates, number.max(initial=0))
+    drawn = draw_without_replacement(rng, len(bank), count * candidates, shape[2]).reshape(shape)
+    orientation = rng.integers(0, EIGHT, shape)
+    moves = rng.integers(-size // 2, size // 2 + 1, (2, *shape))
+    used = np.arange(shape[2]) < number[:, np.newaxis]  # (count, most components)
+
+    low, high = (box[:, orientation, drawn] for box in bank.boxes)
+    whole = np.prod(high - low, axis=0)
+    # Both (2, count, candidates, most components): what remains in the frame.
+    low, high = (np.clip(box + moves, 0, size) * used[:, np.newaxis] for box in (low, high))
+    inside = np.prod(high - low, axis=0)
+    foreground = np.diff(bank.foreground[-1])[drawn] * inside / whole
+    lost = (inside == 0).sum(axis=-1)  # and those that are not used, as many in all candidates
+    overlap = np.zeros(shape[:2])
+    for index in range(1, shape[2]):
+        ends = np.minimum(high[..., index, np.newaxis], high[..., :index])
+        begins = np.maximum(low[..., index, np.newaxis], low[..., :index])
+        overlap += np.prod(np.maximum(ends - begins, 0), axis=0).sum(axis=-1)
+    mismatch = np.abs(foreground.sum(axis=-1) - areas[source, np.newaxis])
+    mismatch += 5 * overlap + size * lost
+
+    mask, component = np.nonzero(used)
+    kept = mask, mismatch.argmin(axis=1)[mask], component
+    item, position, greys = bank.place(drawn[kept], orientation[kept], *moves[:, *kept])
     masks, pixels = np.zeros((2, count, size * size), np.float32)
-    for index, source in enumerate(rng.integers(0, len(real_masks), count)):
-        number = min(int(prior_counts[source]), len(bank))
-        if number == 0:
-            continue
-        # Without replacement: the components with the smallest random numbers.
-        drawn = rng.random((candidates, len(bank))).argsort(axis=1)[:, :number].ravel()
-        orientation = rng.integers(0, EIGHT, drawn.size)
-        moves = rng.integers(-size // 2, size // 2 + 1, (2, drawn.size))
-        item, position, greys = bank.place(drawn, orientation, *moves)
-        areas = np.bincount(item, minlength=drawn.size).reshape(candidates, number)
-        union = np.zeros((candidates, size * size), bool)
-        union[item // number, position] = True
-        overlap = areas.sum(axis=1) - union.sum(axis=1)
-        lost = (areas == 0).sum(axis=1)  # components moved out of the frame
-        mismatch = np.abs(areas.sum(axis=1) - prior_areas[source]) + 10 * overlap + size * lost
-        best = item // number == mismatch.argmin()
-        masks[index, position[best]] = 1
-        pixels[index, position[best]] = greys[best]
-    shape = (count, size, size, 1)
-    return Composed(masks.reshape(shape), pixels.reshape(shape))
+    masks[mask[item], position] = 1
+    pixels[mask[item], position] = greys
+    frames = (count, size, size, 1)
+    return Composed(masks.reshape(frames), pixels.reshape(frames))
 
 
 def copy_paste(composed: Composed, backgrounds: np.ndarray, seed: int) -> np.ndarray:

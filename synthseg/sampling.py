@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -176,6 +177,13 @@ def _crop_batch(
     return augment_batch(images, masks, seeds[3], settings.augment)
 
 
+@lru_cache(maxsize=4)
+def _tensors(volume: Volume) -> tuple[tf.Tensor, tf.Tensor]:
+    """Image and mask of a volume as tensors, once for all its streams of crops."""
+    # A constant keeps a second copy of the array that it is made from; its identity does not.
+    return tf.identity(tf.constant(volume.image)), tf.identity(tf.constant(volume.mask))
+
+
 def crops(
     volume: Volume, settings: CropSettings, seed: int, first_step: int = 0
 ) -> tf.data.Dataset:
@@ -204,7 +212,7 @@ def crops(
         If the slices are smaller than the crop.
     """
     _checked(volume, settings)
-    image, mask = tf.constant(volume.image), tf.constant(volume.mask)
+    image, mask = _tensors(volume)
     steps = tf.data.Dataset.counter(start=first_step)
     return steps.map(
         lambda step: _crop_batch(image, mask, settings, seed, step),

@@ -1,6 +1,7 @@
 """Training that can be interrupted: it resumes exactly, after the last finished epoch."""
 
 import contextlib
+import gc
 import hashlib
 import json
 import math
@@ -171,6 +172,7 @@ def fit(
         after_epoch()
 
     if not state["complete"]:
+        gc.collect()  # graphs of former trainings, some 100 MB each, hold each other in cycles
         if len(rows) < epochs:
             # The first callback, so that no other stores what is broken.
             check = keras.callbacks.LambdaCallback(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from synthseg import masks
 
@@ -82,7 +83,7 @@ def test_bank_leaves_out_what_the_edge_cuts():
 
 def test_composed_masks_match_number_and_area():
     planes = np.concatenate([drawn_masks(60, 2), drawn_masks(60, 4, seed=1), drawn_masks(30, 0)])
-    composed = masks.compose(bank_of(planes), planes, 300, seed=5)
+    composed = masks.compose(bank_of(planes), masks.count_and_area(planes), 300, seed=5)
     counts, areas = masks.count_and_area(planes)
     new_counts, new_areas = masks.count_and_area(composed.masks)
     assert abs(new_counts.mean() - counts.mean()) < 0.15 * counts.mean()
@@ -92,7 +93,9 @@ def test_composed_masks_match_number_and_area():
 
 def test_composed_components_occur_in_all_eight_orientations():
     planes = drawn_masks(20, pieces=1)
-    composed = masks.compose(bank_of(planes), planes, 300, seed=2).masks[..., 0]
+    composed = masks.compose(bank_of(planes), masks.count_and_area(planes), 300, seed=2).masks[
+        ..., 0
+    ]
     whole = [plane for plane in composed if plane.sum() == 24]
     shape = bank_of(planes).masks[:1]
     eight = masks.orient(np.repeat(shape, 8, axis=0), np.arange(8)).astype(np.float32)
@@ -103,14 +106,16 @@ def test_composed_components_occur_in_all_eight_orientations():
 
 def test_composing_is_deterministic():
     planes = drawn_masks(10, pieces=3)
-    first, second, other = (masks.compose(bank_of(planes), planes, 8, seed) for seed in (1, 1, 2))
+    first, second, other = (
+        masks.compose(bank_of(planes), masks.count_and_area(planes), 8, seed) for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first.masks, second.masks)
     assert not np.array_equal(first.masks, other.masks)
 
 
 def test_copy_paste_puts_real_pixels_on_backgrounds():
     planes = drawn_masks(10, pieces=3)
-    composed = masks.compose(bank_of(planes), planes, 12, seed=1)
+    composed = masks.compose(bank_of(planes), masks.count_and_area(planes), 12, seed=1)
     backgrounds = np.full((3, 48, 48, 1), 0.25, np.float32)
     images = masks.copy_paste(composed, backgrounds, seed=0)
     np.testing.assert_allclose(images[composed.masks > 0], -0.5)
@@ -131,3 +136,24 @@ def test_placing_turns_moves_and_cuts_off():
     mirrored = [nothing, nothing, [-1, -1, -1, 6], nothing]  # 4 5 6 was mirrored to  _ 6 5 4
     turned = [nothing, nothing, nothing, nothing]  # a column left of the frame
     np.testing.assert_array_equal(placed.reshape(3, 4, 4), [moved, mirrored, turned])
+
+
+def test_drawing_without_replacement_is_fair():
+    drawn = masks.draw_without_replacement(np.random.default_rng(0), 4, rows=24_000, count=3)
+    ordered, times = np.unique(drawn, axis=0, return_counts=True)
+    assert len(ordered) == 4 * 3 * 2  # each ordered choice of 3 different ones of 4
+    assert all(len(set(row)) == 3 for row in ordered.tolist())
+    assert stats.chisquare(times).pvalue > 0.001
+
+
+def test_boxes_hold_what_is_placed():
+    bank = bank_of(drawn_masks(4, pieces=3))
+    every = np.arange(len(bank))
+    low, high = bank.boxes
+    for orientation in range(masks.EIGHT):
+        turned = masks.orient(bank.masks, np.full(len(bank), orientation))
+        for axis, other in ((0, 2), (1, 1)):
+            occupied = turned.any(axis=other)  # (n, size)
+            np.testing.assert_array_equal(low[axis, orientation, every], occupied.argmax(axis=1))
+            last = 48 - occupied[:, ::-1].argmax(axis=1)
+            np.testing.assert_array_equal(high[axis, orientation, every], last)

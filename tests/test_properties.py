@@ -255,7 +255,7 @@ def bank_of(areas: list[int], side: int) -> masks.Bank:
 )
 def test_composed_masks_add_nothing(areas, real, count, seed):
     bank = bank_of(areas, 16)
-    composed = masks.compose(bank, real, count, seed)
+    composed = masks.compose(bank, masks.count_and_area(real), count, seed)
     assert composed.masks.shape == composed.pixels.shape == (count, 16, 16, 1)
     assert np.isin(composed.masks, (0, 1)).all()
     assert (composed.pixels[composed.masks == 0] == 0).all()
@@ -264,7 +264,7 @@ def test_composed_masks_add_nothing(areas, real, count, seed):
     asked = min(len(bank), int(masks.count_and_area(real)[0].max()))
     assert (masks.count_and_area(composed.masks)[0] <= asked).all()
     assert (composed.masks.sum(axis=(1, 2, 3)) <= sum(sorted(areas)[len(areas) - asked :])).all()
-    again = masks.compose(bank, real, count, seed)
+    again = masks.compose(bank, masks.count_and_area(real), count, seed)
     np.testing.assert_array_equal(composed.masks, again.masks)
     np.testing.assert_array_equal(composed.pixels, again.pixels)
 
@@ -273,13 +273,15 @@ def test_composed_masks_add_nothing(areas, real, count, seed):
 def test_components_that_do_not_overlap_keep_their_area(area, seed):
     real = np.zeros((1, 16, 16, 1), np.float32)
     real[0, 2, :area] = real[0, 8, :area] = 1
-    composed = masks.compose(bank_of([area] * 3, 16), real, 3, seed, candidates=200)
+    composed = masks.compose(
+        bank_of([area] * 3, 16), masks.count_and_area(real), 3, seed, candidates=200
+    )
     np.testing.assert_array_equal(masks.count_and_area(composed.masks)[1], 2 * area)
 
 
 def test_composing_from_nothing_is_refused():
     with pytest.raises(ValueError, match="there is none"):
-        masks.compose(bank_of([1], 16), np.zeros((0, 16, 16, 1)), 1, 0)
+        masks.compose(bank_of([1], 16), masks.count_and_area(np.zeros((0, 16, 16, 1))), 1, 0)
 
 
 @holds(foreground=planes(12), seed=SEEDS)
