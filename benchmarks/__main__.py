@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import commands, composing, frechet, kernels, networks, pipeline
+from benchmarks import commands, composing, frechet, kernels, networks, pipeline, threads
 from benchmarks.timing import Budget, Row, Worker
 from synthseg.parameters import write_json
 
@@ -48,6 +48,11 @@ class Workers:
         sleeping = self._get("torch", OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0")
         return networks.Torch(sleeping, self._get("torch, spinning"))
 
+    def pair(self, **environment: str) -> threads.Pair:
+        """Two processes for TensorFlow with the same environment."""
+        names = (f"{environment} {number}" for number in (1, 2))
+        return threads.Pair(*(self._get(name, **environment) for name in names))
+
     @property
     def plain(self) -> Worker:
         """For what needs neither."""
@@ -78,6 +83,12 @@ TOPICS: dict[str, Callable[[Setting], list[Row]]] = {
     "joint": _networks(networks.joint),
     "kernels": lambda use: kernels.measure(use.workers.tensorflow, use.budget, use.progress),
     "fit": lambda use: networks.fit(use.workers.tensorflow, use.budget, use.progress),
+    "threads": lambda use: threads.measure(
+        use.workers.pair(TF_NUM_INTRAOP_THREADS="1"),
+        use.workers.pair(),
+        use.budget,
+        use.progress,
+    ),
     "pipeline": lambda use: pipeline.measure(use.workers.tensorflow, use.budget, use.progress),
     "composing": lambda use: composing.measure(use.workers.plain, use.budget, use.progress),
     "frechet": lambda use: frechet.measure(
