@@ -177,9 +177,9 @@ def _crop_batch(
     return augment_batch(images, masks, seeds[3], settings.augment)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _tensors(volume: Volume) -> tuple[tf.Tensor, tf.Tensor]:
-    """Image and mask of a volume as tensors, once for all its streams of crops."""
+    """Image and mask of a volume as tensors, made once for streams that follow each other."""
     # A constant keeps a second copy of the array that it is made from; its identity does not.
     return tf.identity(tf.constant(volume.image)), tf.identity(tf.constant(volume.mask))
 
