@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -34,6 +35,9 @@ CHAPTERS: dict[int, str] = {
     7: "07_joint_training",
 }
 """The chapters, in the order in which they build upon each other."""
+
+NOT_COMPUTING = ("cli", "figures", "files", "findings", "publishing", "reruns")
+"""Parts of the module whose code does not change numbers."""
 
 REQUIRED = ("data", "nm_per_pixel", "seed", "folder")
 """Parameters of every chapter."""
@@ -233,6 +237,28 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 def code_fingerprint(notebook: nbformat.NotebookNode) -> str:
     """Sha256 over the sources of the code cells, without the one that papermill injects."""
     return sha256([cell.source for cell in code_cells(notebook)])
+
+
+@lru_cache
+def module_fingerprint(folder: Path = Path(__file__).parent) -> str:
+    """Sha256 over the code of the module, as far as it computes numbers.
+
+    Comments, docstrings and layout do not count.
+    """
+    trees = []
+    for path in sorted(folder.glob("*.py")):
+        if path.stem not in NOT_COMPUTING:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                if isinstance(body := getattr(node, "body", None), list):
+                    node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
+            trees.append(ast.dump(tree))
+    return sha256(trees)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a docstring, or the description of a name."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def sha256(content: Any) -> str:

@@ -25,7 +25,8 @@ Keys of a run card:
 ``chapter``         name, for instance ``03_baseline_segmentation``
 ``profile``         last part of ``folder``
 ``folder``          folder of the profile, relative to the project
-``key``             sha256 over parameters (but ``folder``), method version and the chapter's code
+``key``             sha256 over parameters (but ``folder``), method version, and the code of the
+                    chapter and of the module
 ``code``            sha256 over the code cells of the chapter
 ``parameters``      the parameters, by name
 ``method_version``  ``synthseg.METHOD_VERSION``
@@ -80,6 +81,7 @@ from synthseg.parameters import (
     chapter_path,
     code_fingerprint,
     given_parameters,
+    module_fingerprint,
     profile_path,
     project_root,
     read_json,
@@ -138,7 +140,7 @@ def run_key(parameters: Mapping[str, Scalar], code: str) -> str:
         Fingerprint of the chapter's code.
     """
     counting = {name: value for name, value in parameters.items() if name != "folder"}
-    return sha256([counting, METHOD_VERSION, code])
+    return sha256([counting, METHOD_VERSION, code, module_fingerprint()])
 
 
 def chapter_code(chapter: int) -> str:

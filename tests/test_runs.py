@@ -497,3 +497,28 @@ def test_missing_numbers_are_replaced() -> None:
     text = "A {glue:text}`01_data.ipynb::rate:.2f`, b {glue:text}`dice:.3f`."
     assert publishing._without_missing(text, {}, None) == "A *(not run)*, b {glue:text}`dice:.3f`."
     assert publishing._without_missing(text, {}, 1) == "A *(not run)*, b *(not run)*."
+
+
+def test_module_fingerprint_is_of_the_code_alone(tmp_path: Path) -> None:
+    def fingerprint(source: str, name: str = "masks.py") -> str:
+        (tmp_path / name).write_text(source, encoding="utf-8")
+        parameters.module_fingerprint.cache_clear()
+        return parameters.module_fingerprint(tmp_path)
+
+    before = fingerprint("def area(mask):\n    return mask.sum()\n")
+    same = '"""Text."""\n\ndef area(mask):  # why\n    """More."""\n    return mask . sum()\n'
+    assert fingerprint(same) == before
+    assert fingerprint("LINES = 2\n", "figures.py") == before
+    assert fingerprint("def area(mask):\n    return mask.mean()\n") != before
+
+
+def test_a_run_by_other_code_is_not_current(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"seed": 0, "folder": "runs/x"}
+    key = runs.run_key(chosen, "chapter")
+    assert runs.run_key({**chosen, "folder": "runs/y"}, "chapter") == key
+    assert runs.run_key(chosen, "other chapter") != key
+    folder = runs.run_folder(1, chosen)
+    parameters.write_json(folder / "card.json", {"key": key, "inputs": {}})
+    assert runs.is_current(folder, runs.run_key(chosen, "chapter"))
+    monkeypatch.setattr(runs, "module_fingerprint", lambda: "other module")
+    assert not runs.is_current(folder, runs.run_key(chosen, "chapter"))
