@@ -73,7 +73,7 @@ def _plain_errors() -> Iterator[None]:
     except Exception as error:
         if _shown["tracebacks"]:
             raise
-        from synthseg.findings import DataError
+        from synthseg.volumes import DataError
 
         text, status = str(error), 2
         if isinstance(error, parameters.ChapterError):
