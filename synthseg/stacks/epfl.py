@@ -64,10 +64,12 @@ def _download(base_url: str) -> Path:
     record = folder / "sha256.json"
     try:
         known = json.loads(record.read_text()) if record.exists() else {}
-        checksums = {name: str(known[name]) for name in FILES if name in known}
-        registry = {name: checksums.get(name) for name in FILES}
-    except (OSError, ValueError, TypeError) as error:
+        if not isinstance(known, dict):
+            raise ValueError("not a list of checksums")
+    except (OSError, ValueError) as error:
         raise DataError(f"{record} cannot be read ({error}); delete it.") from error
+    checksums = {name: str(known[name]) for name in FILES if name in known}
+    registry = {name: checksums.get(name) for name in FILES}
     cache = pooch.create(folder, base_url, registry=registry, retry_if_failed=DOWNLOAD_RETRIES)
     for name in FILES:
         file = folder / name

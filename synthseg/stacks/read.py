@@ -130,7 +130,9 @@ def _stem(file: Path) -> str:
 def check_names(images: list[Path], masks: list[Path]) -> Iterator[Finding]:
     """Report slices without a partner of the same name, and gaps in their numbers."""
     stems = [Counter(map(_stem, files)) for files in (images, masks)]
-    if images and masks and not stems[0].keys() & stems[1].keys():
+    if not (images and masks):
+        return  # that one is empty was said already
+    if not stems[0].keys() & stems[1].keys():
         yield Finding(
             "error",
             show_path(masks[0]),
