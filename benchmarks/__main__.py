@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks import commands, composing, frechet, kernels, networks, pipeline, threads
 from benchmarks.timing import Budget, Row, Worker
-from synthseg.parameters import write_json
+from synthseg.project import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("synthseg", "tensorflow", "keras", "numpy", "scipy", "torch", "torch-fidelity")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.timing import Budget, Row, Summary
-from synthseg.parameters import CHAPTERS, project_root
+from synthseg.project import CHAPTERS, project_root
 
 GOAL = 0.75
 """Validation Dice to reach."""

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from synthseg.volumes import Dataset
 
 METHOD = (
-    *("sampling", "masks", "gan", "segmenter", "joint", "frechet", "lite0", "metrics"),
-    *("training", "fast", "settings"),
+    *("sampling", "masks", "gan", "segmenter", "joint", "frechet", "metrics"),
+    *("training", "layers"),
 )
 """Files of the module whose code is part of a run's key."""
 

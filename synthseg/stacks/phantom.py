@@ -48,7 +48,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from scipy.special import ndtri
 
-from synthseg.volumes import Dataset, Volume, split_by_z
+from synthseg.stacks.findings import Pair, Source
 
 VOXEL = 5.0
 """Voxel size in nm."""
@@ -555,7 +555,9 @@ def _render(
 # --- public --------------------------------------------------------------------------------------
 
 
-def make(seed: int, shape: tuple[int, int, int] = (40, 384, 512)) -> Volume:
+def make(
+    seed: int, shape: tuple[int, int, int] = (40, 384, 512)
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Simulate a volume of neuropil.
 
     Parameters
@@ -567,9 +569,8 @@ def make(seed: int, shape: tuple[int, int, int] = (40, 384, 512)) -> Volume:
 
     Returns
     -------
-    Volume
-        Image (z, y, x) uint8, mask (z, y, x) uint8 with 1 on mitochondria (outer membrane
-        included), 5 nm per pixel, named ``phantom-<seed>``.
+    image, mask : uint8 arrays (z, y, x)
+        The mask is 1 on mitochondria, outer membrane included. Voxels are `VOXEL` nm wide.
 
     Raises
     ------
@@ -588,40 +589,19 @@ def make(seed: int, shape: tuple[int, int, int] = (40, 384, 512)) -> Volume:
     surface = np.full(shape, 20.0, np.float32)
     density = _synapses(rng, tissue, mito[1], surface)
     _reticulum(rng, tissue, mito[1], surface)
-    image = _render(rng, tissue, mito, surface, density)
-    return Volume.create(image, mito[0], VOXEL, f"phantom-{seed}")
+    return _render(rng, tissue, mito, surface, density), mito[0]
 
 
-def dataset(seed: int = 0, shape: tuple[int, int, int] = (40, 384, 512)) -> Dataset:
-    """Two simulated volumes: one for training and validation, another one for the test.
-
-    Parameters
-    ----------
-    seed : int
-        Not negative. The development volume has seed ``2 * seed``, the test volume
-        ``2 * seed + 1``, so that no two datasets share a volume.
-    shape : tuple of int
-        Voxels (z, y, x) of the development volume; the test volume has at most 12 slices.
-
-    Returns
-    -------
-    Dataset
-        Training and validation volumes are split by z with a gap.
-
-    Raises
-    ------
-    ValueError
-        If the seed is negative or the shape too small.
-    """
-    train, validation = split_by_z(make(2 * seed, shape))
-    return Dataset(
-        train=train,
-        validation=validation,
-        test=make(2 * seed + 1, (min(12, shape[0]), *shape[1:])),
+def source() -> Source:
+    """Two simulated volumes: one for training and validation, another one for the test."""
+    return Source(
+        development=Pair(*make(0), "phantom-0"),
+        test=Pair(*make(1, (12, 384, 512)), "phantom-1"),
+        nm_per_pixel=VOXEL,
         name="phantom",
         provenance=(
             "Simulated electron microscopy of neuropil at 5 nm per pixel, made by "
-            f"synthseg.phantom with seed {seed}. Not tissue: scores on it test the software and "
+            "synthseg.stacks.phantom. Not tissue: scores on it test the software and "
             "say nothing about real data."
         ),
     )
