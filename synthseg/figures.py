@@ -4,22 +4,18 @@ Each plotting function returns the Matplotlib figure, closed for pyplot: as the 
 notebook cell it is shown once, and not a second time at the end of the cell.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 from matplotlib_scalebar.scalebar import ScaleBar
-from PIL import Image
 from skimage.measure import find_contours
 
-from synthseg.listings import show_source, table
+from synthseg.notebook import show_source, store_pictures, table
 
 __all__ = [
     "PALETTE",
@@ -40,19 +36,11 @@ _MASK, _PREDICTION = PALETTE[4], PALETTE[5]
 
 _WIDTH = 6.5  # inches of a figure: text of 12 points is then 9 pixels high on a phone
 _DPI = 200  # of pictures, which pages show at half their size
-_SCREEN = 100  # pixels of a page to an inch
 _GAP = 6  # pixels between the panels of a grid
-_GREYS = 32  # levels of grey in the pictures of a notebook
-_COLOURS = 128  # further colours in them, at most
 
 
 def style() -> None:
-    """Set Matplotlib's defaults for all figures of a chapter, and how a notebook stores them.
-
-    Plots become SVG, with a PNG picture beside it for the PDF book. Figures that hold images
-    become PNG pictures of few colours: electron micrographs are full of noise, and its last bits
-    would make the greater part of a notebook's size.
-    """
+    """Set Matplotlib's defaults for all figures of a chapter, and how a notebook stores them."""
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=PALETTE),
@@ -69,13 +57,7 @@ def style() -> None:
             "svg.hashsalt": "synthseg",  # the same data gives the same SVG file
         }
     )
-    shell = get_ipython()
-    if shell is not None:
-        # Loads the notebook's backend, which sets a formatter of its own; the later one counts.
-        plt.switch_backend(plt.get_backend())
-        formatters = shell.display_formatter.formatters
-        formatters["image/png"].for_type(Figure, _png)
-        formatters["image/svg+xml"].for_type(Figure, _svg)
+    store_pictures()
 
 
 def subplots(*grid: int, **settings: Any) -> tuple[Figure, Any]:
@@ -277,7 +259,7 @@ def _panels(
         upper -= height
         for column in range(columns):
             box = left + column * (width + _GAP), upper, width, height
-            axis = axes[row, column] = figure.add_axes(np.divide(box, (*size, *size)))
+            axis = axes[row, column] = figure.add_axes(tuple(np.divide(box, (*size, *size))))
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         upper -= _GAP
@@ -332,38 +314,3 @@ def _scale_bar(nm_per_pixel: float) -> ScaleBar:
         box_alpha=0.5,
         font_properties={"size": "x-small"},
     )
-
-
-def _svg(figure: Figure) -> tuple[str, dict[str, int]] | None:
-    """SVG of a plot, and how wide to show it; none of a figure that holds images."""
-    if any(axes.images for axes in figure.axes):
-        return None
-    stream = io.StringIO()
-    nameless = {"Date": None, "Creator": None}  # the same data gives the same file
-    figure.savefig(stream, format="svg", bbox_inches="tight", metadata=nameless)
-    return stream.getvalue(), {"width": round(figure.get_tightbbox().width * _SCREEN)}
-
-
-def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
-    """PNG of few colours, as large as needed, and how wide to show it."""
-    figure.draw_without_rendering()  # now labels have their places
-    dpi, margin = figure.dpi, 4
-    box = figure.get_tightbbox()
-    # Whole pixels, else those of the images would be shifted or doubled.
-    low = np.floor(np.multiply(box.min, dpi)) - margin
-    high = np.ceil(np.multiply(box.max, dpi)) + margin
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, bbox_inches=Bbox([low / dpi, high / dpi]))
-    picture = Image.open(stream).convert("RGB")
-    # An octree keeps rare colours, such as those of outlines, but few greys: these are rounded.
-    octree = picture.quantize(_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    values, full = np.array(octree.convert("RGB")), np.asarray(picture)
-    is_grey = np.ptp(full, axis=2) < 8
-    step = 255 / (_GREYS - 1)
-    values[is_grey] = (full[is_grey].mean(axis=1, keepdims=True) / step).round() * step
-    codes, index = np.unique(values @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
-    indexed = Image.fromarray(index.reshape(values.shape[:2]).astype(np.uint8)).convert("P")
-    indexed.putpalette(b"".join(int(code).to_bytes(3, "big") for code in codes))
-    smaller = io.BytesIO()
-    indexed.save(smaller, "png", optimize=True)
-    return smaller.getvalue(), {"width": round(box.width * _SCREEN)}

@@ -1,17 +1,77 @@
-"""What a notebook cell shows besides pictures: tables for people, and the module's source."""
+"""What a notebook stores of a cell: pictures, tables for people, and the module's source."""
 
 import ast
 import html
 import inspect
+import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from IPython import get_ipython
 from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
 
 MISSING = "–"
+_SCREEN = 100  # pixels of a page to an inch of a figure
+_GREYS = 32  # levels of grey in pictures
+_COLOURS = 128  # further colours in them, at most
+
+
+def store_pictures() -> None:
+    """Let a notebook store plots as SVG (and PNG, for the PDF book) and micrographs as PNG.
+
+    The PNG pictures have few colours: electron micrographs are full of noise, and its last bits
+    would make the greater part of a notebook's size.
+    """
+    shell = get_ipython()
+    if shell is not None:
+        # Loads the notebook's backend, which sets a formatter of its own; the later one counts.
+        plt.switch_backend(plt.get_backend())
+        formatters = shell.display_formatter.formatters
+        formatters["image/png"].for_type(Figure, _png)
+        formatters["image/svg+xml"].for_type(Figure, _svg)
+
+
+def _svg(figure: Figure) -> tuple[str, dict[str, int]] | None:
+    """SVG of a plot, and how wide to show it; none of a figure that holds images."""
+    if any(axes.images for axes in figure.axes):
+        return None
+    stream = io.StringIO()
+    nameless = {"Date": None, "Creator": None}  # the same data gives the same file
+    figure.savefig(stream, format="svg", bbox_inches="tight", metadata=nameless)
+    return stream.getvalue(), {"width": round(figure.get_tightbbox().width * _SCREEN)}
+
+
+def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
+    """PNG of few colours, as large as needed, and how wide to show it."""
+    figure.draw_without_rendering()  # now labels have their places
+    dpi, margin = figure.dpi, 4
+    box = figure.get_tightbbox()
+    # Whole pixels, else those of the images would be shifted or doubled.
+    low = np.floor(np.multiply(box.min, dpi)) - margin
+    high = np.ceil(np.multiply(box.max, dpi)) + margin
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, bbox_inches=Bbox([low / dpi, high / dpi]))
+    picture = Image.open(stream).convert("RGB")
+    # An octree keeps rare colours, such as those of outlines, but few greys: these are rounded.
+    octree = picture.quantize(_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    values, full = np.array(octree.convert("RGB")), np.asarray(picture)
+    is_grey = np.ptp(full, axis=2) < 8
+    step = 255 / (_GREYS - 1)
+    values[is_grey] = (full[is_grey].mean(axis=1, keepdims=True) / step).round() * step
+    codes, index = np.unique(values @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
+    indexed = Image.fromarray(index.reshape(values.shape[:2]).astype(np.uint8)).convert("P")
+    indexed.putpalette(b"".join(int(code).to_bytes(3, "big") for code in codes))
+    smaller = io.BytesIO()
+    indexed.save(smaller, "png", optimize=True)
+    return smaller.getvalue(), {"width": round(box.width * _SCREEN)}
 
 
 class Table:
@@ -79,10 +139,10 @@ def table(
     each further place in front of the point (0.873, 23.88, 238.8); a mapping from columns says
     the decimals outright. Missing values are shown as a dash.
     """
-    heads = [(names or {}).get(column, str(column)) for column in frame]
-    columns, right = [], []
-    for column in frame:
-        values = frame[column]
+    heads, columns, right = [], [], []
+    for name, values in frame.items():
+        column = str(name)
+        heads.append((names or {}).get(column, column))
         decimals = digits.get(column) if isinstance(digits, Mapping) else None
         if decimals is None:
             decimals = _decimals(values, 3 if isinstance(digits, Mapping) else digits)
