@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from synthseg import METHOD_VERSION, gan, joint, masks, phantom, sampling, segmenter
+from synthseg import METHOD_VERSION, gan, joint, masks, sampling, segmenter
 from synthseg.sampling import CropSettings
+from synthseg.stacks import phantom
+from synthseg.volumes import Volume
 
 CROPS = CropSettings(crop=80, size=32, batch=4, augment="classical")
 TOLERANCE = 2e-3  # other processors round differently
@@ -17,7 +19,7 @@ TOLERANCE = 2e-3  # other processors round differently
 
 @pytest.fixture(scope="module")
 def volume():
-    return phantom.make(seed=1, shape=(8, 128, 160))
+    return Volume.create(*phantom.make(1, (8, 128, 160)), phantom.VOXEL, "golden")
 
 
 def test_method_version():
@@ -48,7 +50,7 @@ def test_joint_training(volume):
 
 
 def test_composing_and_tiled_prediction():
-    volume = phantom.make(seed=1, shape=(8, 256, 320))
+    volume = Volume.create(*phantom.make(1, (8, 256, 320)), phantom.VOXEL, "golden")
     images, slices = sampling.at_network_scale(volume, CROPS)
     _, crop_masks = sampling.crop_arrays(volume, CROPS, 64, seed=0)
     bank = masks.component_bank(images, slices, size=32, every=1)

@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from synthseg import phantom
+from synthseg import volumes as loading
+from synthseg.stacks import phantom
 from synthseg.volumes import Volume
 
 SHAPE = (16, 192, 256)
 
 
+def made(seed: int, shape: tuple[int, int, int] = SHAPE) -> Volume:
+    return Volume.create(*phantom.make(seed, shape), phantom.VOXEL, f"phantom-{seed}")
+
+
 @pytest.fixture(scope="module")
 def volumes() -> list[Volume]:
-    return [phantom.make(seed, SHAPE) for seed in range(4)]
+    return [made(seed) for seed in range(4)]
 
 
 def test_shape_type_and_name(volumes: list[Volume]) -> None:
@@ -25,7 +30,7 @@ def test_shape_type_and_name(volumes: list[Volume]) -> None:
 
 
 def test_same_seed_same_volume_and_other_seed_another(volumes: list[Volume]) -> None:
-    again = phantom.make(1, SHAPE)
+    again = made(1)
     np.testing.assert_array_equal(again.image, volumes[1].image)
     np.testing.assert_array_equal(again.mask, volumes[1].mask)
     assert len({volume.fingerprint for volume in volumes}) == len(volumes)
@@ -95,22 +100,20 @@ def test_slices_are_continuous(volumes: list[Volume]) -> None:
 
 
 def test_a_thick_slab_of_any_size_works() -> None:
-    volume = phantom.make(5, (30, 131, 150))
+    volume = made(5, (30, 131, 150))
     assert volume.image.shape == (30, 131, 150)
     assert 0.02 <= volume.mask.mean() <= 0.07
 
 
 def test_dataset_has_train_and_test_of_different_seeds() -> None:
-    data = phantom.dataset(1, (24, 192, 192))
+    data = loading.load("phantom")
     assert data.name == "phantom"
     assert "Simulated" in data.provenance
-    assert data.train.name.startswith("phantom-2")
-    assert data.validation.name.startswith("phantom-2")
-    assert data.test.name == "phantom-3"
-    assert data.test.shape == (12, 192, 192)
+    assert data.train.stack == data.validation.stack == "phantom-0"
+    assert data.test.stack == "phantom-1"
     parts = (data.train, data.validation, data.test)
     assert len({part.fingerprint for part in parts}) == 3
-    assert len(data.train) + len(data.validation) < 24  # a gap lies between them
+    assert data.validation.first > len(data.train)  # a gap lies between them
     assert not np.array_equal(data.test.image[0], data.train.image[0])
 
 
