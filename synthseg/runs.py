@@ -242,20 +242,12 @@ class Run:
                 glue(name, plain, display=False)
         write_json(self.folder / "metrics.json", self._metrics)
 
-    def table(
-        self,
-        name: str,
-        frame: pd.DataFrame,
-        names: Mapping[str, str] | None = None,
-        digits: int = 3,
-    ) -> Any:
+    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Store a table as ``NAME.csv``, record its numbers, and return it for display.
 
         The number in a row and a column is recorded as ``NAME_ROW_COLUMN``; ROW is the value in the
         first column, or the number of the row, from 1, where two rows have the same value.
         """
-        from synthseg import figures
-
         write_text(self.folder / f"{name}.csv", frame.to_csv(index=False))
         first = frame.iloc[:, 0]
         labels = first if first.is_unique else range(1, len(frame) + 1)
@@ -267,7 +259,7 @@ class Run:
                 if isinstance(value, (int, float)) and not isinstance(value, bool)
             }
         )
-        return figures.table(frame, names, digits)
+        return frame
 
     def say(self, text: str) -> None:
         """Show a text in Markdown."""
