@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nbformat import v4
 
-from synthseg import frechet, masks, metrics, parameters, sampling, statistics
+from synthseg import frechet, masks, metrics, parameters, project, sampling, statistics
 from synthseg.sampling import CropSettings
 from synthseg.volumes import Volume
 
@@ -490,7 +490,7 @@ def test_a_value_is_taken_whole_or_refused(value, default):
 def test_a_plan_is_complete_or_refused(settings, data):
     try:
         planned = parameters.plan([3], "smoke", data, 0, settings)[3]
-    except parameters.RunError:
+    except project.RunError:
         return
     defaults = parameters.default_parameters(parameters.chapter_path(3))
     assert set(planned) == set(defaults)
