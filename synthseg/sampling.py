@@ -5,12 +5,9 @@ step 700 and resumes there sees the batches that an uninterrupted run would have
 passes repeat the same crops.
 """
 
-import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -305,66 +302,3 @@ def at_network_scale(volume: Volume, settings: CropSettings) -> tuple[np.ndarray
         images.append(to_network_image(resized)[0].numpy())
         masks.append(resize_masks(mask[None, ..., None], height, width)[0].numpy())
     return np.stack(images), np.stack(masks)
-
-
-class Tile(NamedTuple):
-    """A window of a slice, and the part of the slice that this window decides.
-
-    Attributes
-    ----------
-    window : tuple of slice
-        Rows and columns that the network sees.
-    owned : tuple of slice
-        Rows and columns of the slice for which this tile's prediction counts.
-    inner : tuple of slice
-        The owned part in the tile's own coordinates.
-    """
-
-    window: tuple[slice, slice]
-    owned: tuple[slice, slice]
-    inner: tuple[slice, slice]
-
-
-def _intervals(length: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
-    """Start of each tile along one axis, with the begin and end of what it owns."""
-    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
-    starts = [round(position) for position in np.linspace(0, length - tile, count)]
-    # Neighbours share their overlap half and half: context on both sides of every pixel.
-    cuts = [(left + tile + right) // 2 for left, right in itertools.pairwise(starts)]
-    return list(zip(starts, [0, *cuts], [*cuts, length], strict=True))
-
-
-def tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
-    """Tiles of `tile` x `tile` px that cover a slice, each pixel owned by exactly one.
-
-    Parameters
-    ----------
-    height, width : int
-        Size of the slice in pixels, at least `tile` each.
-    tile, overlap : int
-        Side of the tiles, and the least overlap of neighbours, in pixels.
-
-    Raises
-    ------
-    ValueError
-        If the slice is smaller than a tile, or the overlap is not smaller than the tile.
-
-    Examples
-    --------
-    >>> [part.owned[1] for part in tiles(128, 200, tile=128, overlap=32)]
-    [slice(0, 100, None), slice(100, 200, None)]
-    """
-    if min(height, width) < tile or not 0 <= overlap < tile:
-        raise ValueError(
-            f"Cannot tile a slice of {height} x {width} px with tiles of {tile} px that overlap "
-            f"by {overlap} px: the slice must be at least as large, the overlap smaller."
-        )
-    return [
-        Tile(
-            window=(slice(top, top + tile), slice(left, left + tile)),
-            owned=(slice(row, row_end), slice(column, column_end)),
-            inner=(slice(row - top, row_end - top), slice(column - left, column_end - left)),
-        )
-        for top, row, row_end in _intervals(height, tile, overlap)
-        for left, column, column_end in _intervals(width, tile, overlap)
-    ]
