@@ -20,10 +20,7 @@ Seed = int | tuple[int, int]
 
 
 def components(mask: np.ndarray) -> np.ndarray:
-    """Number the connected components (8 neighbours) of a mask, (height, width) or with a 1 behind.
-
-    0 is background, 1 to n are the components; int, (height, width).
-    """
+    """Number the components (8 neighbours) of a mask, 0 for background: (height, width) int."""
     return label(mask.reshape(mask.shape[:2]) > 0, connectivity=2)
 
 
@@ -36,8 +33,8 @@ def count_and_area(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def orient(planes: np.ndarray, orientation: int) -> np.ndarray:
     """Bring planes (…, height, width) into an orientation from 0 to 7.
 
-    0 to 3 turn by 0, 90, 180 and 270 degrees, counter-clockwise; 4 to 7 mirror left and right
-    first, and then turn in the same way.
+    0 to 3 turn by 0, 90, 180 and 270 degrees, counter-clockwise; 4 to 7 mirror left and right, and
+    then turn in the same way.
     """
     # By hand: np.rot90 does the same, and would take a third of the time of composing.
     if orientation & 4:
@@ -64,21 +61,16 @@ def compose_original(masks: np.ndarray, seed: Seed) -> np.ndarray:
         draws = found if found <= 3 else rng.integers(3, found)  # the end is excluded: n - 1
         for _ in range(draws):
             component = labels == rng.integers(1, found + 1)
-            turned = np.rot90(component, rng.integers(1, 4))
+            turned = np.rot90(component, int(rng.integers(1, 4)))
             union[np.flipud(turned)] = 1
     return composed
 
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """One component of a real mask, cut out along its box.
+    """One component of a real mask, cut out along its box, and the real image in this box.
 
-    Attributes
-    ----------
-    mask : numpy.ndarray
-        Shape (height, width) bool.
-    pixels : numpy.ndarray
-        Shape (height, width) float32 in [-1, 1]: the real image in the box.
+    Both (height, width); the mask bool, the pixels float32 in [-1, 1].
     """
 
     mask: np.ndarray
@@ -88,11 +80,10 @@ class Component:
 def component_bank(
     images: np.ndarray, masks: np.ndarray, least_area: int = 12, every: int = 5
 ) -> list[Component]:
-    """Collect the components of whole slices (z, height, width, 1) at network scale.
+    """Collect the components of each `every`-th of whole slices (z, height, width, 1).
 
-    Components that the edge of a slice cuts are left out, since they would show a straight edge
-    inside a new mask, and specks below `least_area` pixels. Only each `every`-th slice is used:
-    neighbours show nearly the same components.
+    Left out are specks below `least_area` pixels, and components that the edge of a slice cuts:
+    they would show a straight edge inside a new mask.
     """
     bank = []
     for image, mask in zip(images[::every, ..., 0], masks[::every], strict=True):
@@ -108,14 +99,9 @@ def component_bank(
 
 @dataclass(frozen=True)
 class Composed:
-    """Composed masks, and the real pixels of the components that they are made of.
+    """Composed masks {0, 1}, and the real pixels of their components [-1, 1], 0 elsewhere.
 
-    Attributes
-    ----------
-    masks : numpy.ndarray
-        Shape (n, size, size, 1) float32 in {0, 1}.
-    pixels : numpy.ndarray
-        Shape (n, size, size, 1) float32 in [-1, 1]; 0 outside the masks.
+    Both (n, size, size, 1) float32.
     """
 
     masks: np.ndarray
@@ -145,6 +131,13 @@ def scatter(
     return layers, pixels
 
 
+def mismatch(layers: np.ndarray, area: int) -> int:
+    """How far placed components are from an area, and from leaving each other free."""
+    covered = int(np.count_nonzero(layers))
+    overlap = int(layers.sum(dtype=int)) - covered
+    return abs(covered - area) + 10 * overlap
+
+
 def compose(
     bank: list[Component],
     prior: tuple[np.ndarray, np.ndarray],
@@ -166,15 +159,9 @@ def compose(
     composed = Composed(*np.zeros((2, count, size, size, 1), np.float32))
     for mask, pixels in zip(composed.masks, composed.pixels, strict=True):
         crop = rng.integers(len(counts))
-        number, area = min(counts[crop], len(bank)), areas[crop]
-
-        def mismatch(candidate: tuple[np.ndarray, np.ndarray], area: int = area) -> int:
-            layers, _ = candidate
-            covered = np.count_nonzero(layers)
-            return abs(covered - area) + 10 * (layers.sum(dtype=int) - covered)
-
+        number, area = min(counts[crop], len(bank)), int(areas[crop])
         tried = [scatter(bank, number, size, rng) for _ in range(candidates)]
-        layers, greys = min(tried, key=mismatch)
+        layers, greys = min(tried, key=lambda candidate: mismatch(candidate[0], area))
         mask[..., 0], pixels[..., 0] = layers > 0, greys
     return composed
 
@@ -182,10 +169,9 @@ def compose(
 def erase(images: np.ndarray, masks: np.ndarray, seed: Seed) -> np.ndarray:
     """Paint over the mitochondria of crops with other tissue of the same crop.
 
-    Backgrounds for :func:`copy_paste` where hardly a crop is free of mitochondria. The crop itself,
-    turned, mirrored and moved at random, is laid over the holes wherever it shows tissue, until
-    none is left; a rim of 2 px, the membrane, is painted over, too. Crops that are mitochondria by
-    more than half are left out.
+    Backgrounds for :func:`copy_paste` where hardly a crop is free of mitochondria. Each, with a
+    rim of 2 px, is filled with what the crop shows there after it was turned, mirrored and moved at
+    random, until nothing is left. Crops that are mitochondria by more than half are left out.
     """
     rng = np.random.default_rng(seed)
     holes = [binary_dilation(mask > 0, iterations=2) for mask in masks[..., 0]]
@@ -195,7 +181,7 @@ def erase(images: np.ndarray, masks: np.ndarray, seed: Seed) -> np.ndarray:
             continue
         painted, left = image.copy(), hole
         while left.any():
-            orientation, move = rng.integers(EIGHT), rng.integers(len(image), size=2)
+            orientation, move = int(rng.integers(EIGHT)), rng.integers(len(image), size=2)
             pixels, unusable = (
                 np.roll(orient(plane, orientation), move, axis=(0, 1)) for plane in (image, hole)
             )
@@ -206,10 +192,9 @@ def erase(images: np.ndarray, masks: np.ndarray, seed: Seed) -> np.ndarray:
 
 
 def copy_paste(composed: Composed, backgrounds: np.ndarray, seed: Seed) -> np.ndarray:
-    """Real pixels on real backgrounds: the control that needs no generator.
+    """The control that needs no generator: real pixels of components on real backgrounds.
 
-    Each composed mask gets one of the backgrounds, (m, size, size, 1) in [-1, 1], in a random
-    orientation, with the pixels of its components on it.
+    Of the backgrounds, (m, size, size, 1) in [-1, 1], each mask gets one in a random orientation.
     """
     if len(backgrounds) == 0:
         raise ValueError(
@@ -218,7 +203,7 @@ def copy_paste(composed: Composed, backgrounds: np.ndarray, seed: Seed) -> np.nd
         )
     rng = np.random.default_rng(seed)
     chosen = [
-        orient(backgrounds[rng.integers(len(backgrounds)), ..., 0], rng.integers(EIGHT))
+        orient(backgrounds[rng.integers(len(backgrounds)), ..., 0], int(rng.integers(EIGHT)))
         for _ in composed.masks
     ]
     tissue = np.reshape(chosen, composed.masks.shape)
