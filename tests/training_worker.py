@@ -64,9 +64,7 @@ def cropping(sizes: Sizes) -> sampling.CropSettings:
 
 
 def small(sizes: Sizes) -> segmenter.SegmenterSettings:
-    return segmenter.SegmenterSettings(
-        sizes.size, channels=sizes.width, lr=2e-3, schedule="cosine"
-    )
+    return segmenter.SegmenterSettings(sizes.size, channels=sizes.width, lr=2e-3, schedule="cosine")
 
 
 def build_gan(folder: Path, sizes: Sizes) -> Trainer:
@@ -122,7 +120,7 @@ def build_joint(folder: Path, sizes: Sizes) -> Trainer:
 BUILD = {"gan": build_gan, "segmenter": build_segmenter, "joint": build_joint}
 
 
-def fit(kind: str, folder: Path, eager: bool, sizes: Sizes = Sizes()) -> dict:
+def fit(kind: str, folder: Path, eager: bool, sizes: Sizes) -> dict:
     """Train, and return all that must not depend on interruptions."""
     training.reproducible(7)
     trainer = BUILD[kind](folder, sizes)
@@ -181,7 +179,7 @@ def attempt(kind: str, folder: Path, eager: bool, line: int | None, limit: float
         try:
             if line is not None:
                 die_at_line(line)
-            made = fit(kind, folder, eager)
+            made = fit(kind, folder, eager, Sizes())
             sys.settrace(None)
             (folder / "result.json").write_text(json.dumps(made))
             status = 0
