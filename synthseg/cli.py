@@ -18,6 +18,16 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from synthseg import parameters
+from synthseg.project import (
+    CHAPTERS,
+    ChapterError,
+    RunError,
+    plural,
+    project_root,
+    read_json,
+    show_duration,
+    show_path,
+)
 
 # What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
 if TYPE_CHECKING:
@@ -79,10 +89,10 @@ def _plain_errors() -> Iterator[None]:
         from synthseg.volumes import DataError
 
         text = str(error)
-        if not isinstance(error, (parameters.RunError, DataError, OSError)):
+        if not isinstance(error, (RunError, DataError, OSError)):
             text = f"{type(error).__name__}: {text} (not foreseen; synthseg --debug shows where)"
         errors.print(f"[red]Error:[/red] {escape(text)}")
-        raise typer.Exit(1 if isinstance(error, parameters.ChapterError) else 2) from error
+        raise typer.Exit(1 if isinstance(error, ChapterError) else 2) from error
 
 
 @contextmanager
@@ -117,7 +127,7 @@ class _Lines:
 
     def __call__(self, job: "jobs.Job", progress: "jobs.Progress") -> None:
         """Show where a job stands."""
-        time = parameters.show_duration(progress.seconds)
+        time = show_duration(progress.seconds)
         note = {
             "waits": "",
             "runs": time,
@@ -196,21 +206,21 @@ def run(
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
     with _resumable(), _plain_errors():
-        numbers = sorted(set(chapters or parameters.CHAPTERS))
+        numbers = sorted(set(chapters or CHAPTERS))
         chosen = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
         planned = _planned(chosen)
         if dry_run:
             for job in planned:
                 took = job.last_time
-                last = f" (last time: {parameters.show_duration(took)})" if took else ""
+                last = f" (last time: {show_duration(took)})" if took else ""
                 skipped = job.finished and not force
                 console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
             return
         begun = time.monotonic()
         _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         console.print(
-            f"{parameters.plural(len(planned), 'chapter')} in "
-            f"{parameters.show_duration(time.monotonic() - begun)}. "
+            f"{plural(len(planned), 'chapter')} in "
+            f"{show_duration(time.monotonic() - begun)}. "
             f"To read:  synthseg book --profile {profile}"
         )
 
@@ -265,10 +275,10 @@ def rerun(
         fingerprint = planned[-1].fingerprint
         for item in cards:
             for difference in reruns.differences(item, fingerprint):
-                console.print(escape(f"{parameters.CHAPTERS[item.chapter]}: {difference}"))
+                console.print(escape(f"{CHAPTERS[item.chapter]}: {difference}"))
         _execute(planned, force=force)
-        again = parameters.read_json(planned[-1].folder / "card.json")
-        numbers = parameters.read_json(planned[-1].folder / "metrics.json")
+        again = read_json(planned[-1].folder / "card.json")
+        numbers = read_json(planned[-1].folder / "metrics.json")
         same = reruns.same_machine(cards[-1], again)
         compared = reruns.compare(cards[-1], numbers, same=same, tolerance=tolerance)
         table = Table("number", "on the card", "rerun", "")
@@ -285,9 +295,9 @@ def rerun(
         judged = [row for row in compared if row.agrees is not None]
         off = sum(not row.agrees for row in judged)
         if off or not judged:
-            errors.print(f"{off} of {parameters.plural(len(judged), 'judged number')} differ.")
+            errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
             raise typer.Exit(1)
-        console.print(f"All {parameters.plural(len(judged), 'judged number')} agree.")
+        console.print(f"All {plural(len(judged), 'judged number')} agree.")
 
 
 def _shown_number(value: Any) -> str:
@@ -298,7 +308,7 @@ def _from_root(data: str) -> str:
     """Make relative paths count from the root of the project, where the chapters run."""
     if data in ("phantom", "epfl"):
         return data
-    root = parameters.project_root()
+    root = project_root()
     return ",".join(
         str(path) if path.is_absolute() else os.path.relpath(Path.cwd() / path, root)
         for path in (Path(part.strip()).expanduser() for part in data.split(","))
@@ -326,7 +336,7 @@ def book(
             index, executed = publishing.build_run(profile, seed)
             listed = ", ".join(str(chapter) for chapter in executed) or "none"
             console.print(f"Executed chapters: {listed}")
-        console.print(f"The book is at {parameters.show_path(index)}")
+        console.print(f"The book is at {show_path(index)}")
 
 
 @app.command()
@@ -413,8 +423,8 @@ def check_data(
         console.print(table)
         console.print(escape(dataset.provenance))
     counts = {kind: sum(finding.severity == kind for finding in found) for kind in colours}
-    listed = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items())
-    console.print(f"{listed}: the data can{'not' * bool(counts['error'])} be used.")
+    listed = ", ".join(plural(count, kind) for kind, count in counts.items())
+    console.print(f"{listed}: the data {'cannot' if counts['error'] else 'can'} be used.")
     if counts["error"]:
         raise typer.Exit(2)
 
@@ -427,7 +437,7 @@ def check() -> None:
     with _plain_errors():
         checked = publishing.check()
     for item in checked:
-        card, name = item.card, parameters.CHAPTERS[item.chapter]
+        card, name = item.card, CHAPTERS[item.chapter]
         mark = "[red]stale[/red]" if item.problems else "[green]good[/green]"
         console.print(f"{name}  {mark}")
         if card:
