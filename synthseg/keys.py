@@ -15,7 +15,7 @@ import nbformat
 from filelock import FileLock, Timeout
 
 from synthseg import METHOD_VERSION
-from synthseg.parameters import REQUIRED, Scalar, profile_path
+from synthseg.parameters import REQUIRED, Scalar
 from synthseg.project import (
     RunError,
     chapter_name,
@@ -158,7 +158,7 @@ def _command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
     """Command that runs another chapter as this one is run."""
     folder = str(parameters["folder"])
     profile, name = Path(folder).name, chapter_name(chapter)
-    if folder == f"runs/{profile}" and profile_path(profile).is_file():
+    if folder == f"runs/{profile}" and (project_root() / "params" / f"{profile}.yaml").is_file():
         command = ["synthseg", "run", str(chapter), "--profile", profile]
         command += ["--seed", str(parameters["seed"]), "--data", str(parameters["data"])]
         if parameters["nm_per_pixel"] is not None:
