@@ -15,9 +15,13 @@ FLOORS = [
     {"sampling"},
     {"segmenter"},
     {"joint"},
-    {"parameters"},
+    {"project"},
+    {"parameters", "machine"},
+    {"keys"},
     {"runs"},
     {"reruns", "jobs", "publishing"},
+    {"terminal"},
+    {"cli_data"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
