@@ -1,9 +1,9 @@
-"""A small training in a process of its own, which is killed and started again until it ends.
+"""A small training run in a process of its own, which is killed and started again until it ends.
 
-Called as ``training_worker.py KIND FOLDER KILLS SEED [eager]``; not a test by itself. The parent
-imports TensorFlow once and forks a process for each attempt. Of the kills, every other one is sent
-by the parent at a random time; with the rest the process kills itself at a random line of the code
-that stores an epoch, the writing of the HDF5 file included.
+Called as ``training_worker.py KIND FOLDER KILLS SEED [eager]``, or with ``once`` in place of KILLS;
+not a test by itself. The parent imports TensorFlow once and forks a process for each attempt. Every
+other kill is sent by the parent at a random time; with the rest the process kills itself at a
+random line of the code that stores or restores an epoch.
 """
 
 import hashlib
@@ -13,26 +13,45 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import h5py
 import keras
 import numpy as np
 
 from synthseg import gan, joint, sampling, segmenter, training, volumes
 
 STEPS, EPOCHS = 6, 3
-STORING = {"_backup", "_restore", "make_lasting", "write_text", "store_epoch", "save_snapshot"}
-"""Functions whose lines are counted for a deliberate kill, beside all of Keras' HDF5 files."""
+STORING = {"_store", "_restore", "replacing", "store", "save_snapshot"}
+"""Functions whose lines are counted for a deliberate kill, beside all of these files."""
+STORING_FILES = ("zipfile.py", "zipfile/__init__.py", "npyio.py", "_npyio_impl.py", "saving_lib.py")
 
 
-def little_volume() -> volumes.Volume:
+class Trainer(NamedTuple):
+    """What ``training.fit`` is given, and how the outcome is scored."""
+
+    model: keras.Model
+    batches: Callable[[int], Any]
+    callbacks: list[keras.callbacks.Callback]
+    score: Callable[[], Any]
+
+
+class Sizes(NamedTuple):
+    """Small for the kills; large where the networks of several processes are compared."""
+
+    crop: int = 64
+    size: int = 32
+    batch: int = 2
+    width: int = 4
+
+
+def squares() -> volumes.Volume:
     """Four slices of dark squares on noise."""
     rng = np.random.default_rng(0)
     mask = np.kron(rng.random((4, 6, 6)) < 0.3, np.ones((1, 32, 32))).astype(np.uint8)
@@ -40,105 +59,108 @@ def little_volume() -> volumes.Volume:
     return volumes.Volume.create(image, mask, 5.0, "squares")
 
 
-def fit(
-    kind: str,
-    folder: Path,
-    eager: bool,
-    steps: int = STEPS,
-    epochs: int = EPOCHS,
-    large: bool = False,
-) -> dict:
-    """Train, and return all that must not depend on interruptions."""
-    training.reproducible(7)
-    volume = little_volume()
-    size, batch, width = (128, 8, 32) if large else (32, 2, 4)
-    cropping = sampling.CropSettings(160 if large else 64, size, batch, augment="classical")
-    small = segmenter.SegmenterSettings(size, channels=width, lr=2e-3, schedule="cosine")
-    images, masks = sampling.crop_arrays(volume, cropping, 2 * batch, 5)
-    callbacks: list[keras.callbacks.Callback] = []
-    original = gan.original_settings(width, size)
+def cropping(sizes: Sizes) -> sampling.CropSettings:
+    return sampling.CropSettings(sizes.crop, sizes.size, sizes.batch, augment="classical")
 
-    def batches(first_step: int) -> Any:
-        real = sampling.crops(volume, cropping, 1, first_step)
-        if kind != "joint":
-            return real
-        return joint.pairs(real, sampling.pool(images, masks, batch, 2, first_step, "dihedral"))
 
-    if kind == "gan":
-        model: keras.Model = gan.Pix2Pix(gan.GANSettings(size=size, width=width), seed=3)
-        callbacks.append(gan.Snapshots(folder / "snapshots"))
-    elif kind == "segmenter":
-        model = segmenter.compiled(small, steps)
-        callbacks.append(segmenter.CleanEvaluation(model, {"train": (images, masks)}))
-    else:
-        rule = joint.JointSettings(
-            steps,
-            schedule="ramp",
-            score="batch",
-            discriminator_sees="real",
-            batch_statistics="mixed",
-        )
-        network = gan.Pix2Pix(original, seed=3)
-        for number in (1, 2):
-            for weight in network.generator.trainable_variables:
-                weight.assign(weight * 1.1)
-            gan.save_snapshot(network, folder / "grown", number)
-        model = joint.new_trainer(small, rule, network, seed=4)
-        callbacks.append(segmenter.CleanEvaluation(model.segmenter, {"train": (images, masks)}))
-        callbacks.append(joint.Replay(network, folder / "grown", [1, 2], epochs))
-    model.run_eagerly = eager
+def small(sizes: Sizes) -> segmenter.SegmenterSettings:
+    return segmenter.SegmenterSettings(sizes.size, channels=sizes.width, lr=2e-3, schedule="cosine")
 
-    history = training.fit(
+
+def build_gan(folder: Path, sizes: Sizes) -> Trainer:
+    model = gan.Pix2Pix(gan.GANSettings(size=sizes.size, width=sizes.width), seed=3)
+    _, masks = sampling.crop_arrays(squares(), cropping(sizes), 4, 5)
+
+    def score() -> Any:  # what is stored last, not what the network in memory is
+        gan.load_snapshot(model, folder / "snapshots", EPOCHS)
+        return gan.generate(model.generator_average, model.settings, masks, 9)
+
+    def batches(first: int) -> Any:
+        return sampling.crops(squares(), cropping(sizes), 1, first)
+
+    return Trainer(model, batches, [gan.Snapshots(folder / "snapshots")], score)
+
+
+def build_segmenter(folder: Path, sizes: Sizes) -> Trainer:
+    volume, crops = squares(), cropping(sizes)
+    model = segmenter.compiled(small(sizes), STEPS)
+    clean = segmenter.CleanEvaluation(model, {"train": sampling.crop_arrays(volume, crops, 4, 5)})
+    return Trainer(
+        model,
+        lambda first: sampling.crops(volume, crops, 1, first),
+        [clean],
+        lambda: segmenter.evaluate(model, volume, crops).pooled().dice(),
+    )
+
+
+def build_joint(folder: Path, sizes: Sizes) -> Trainer:
+    volume, crops = squares(), cropping(sizes)
+    network = gan.Pix2Pix(gan.original_settings(sizes.width, sizes.size), seed=3)
+    for number in (1, 2):
+        for weight in network.generator.trainable_variables:
+            weight.assign(weight * 1.1)
+        gan.save_snapshot(network, folder / "grown", number)
+    rule = joint.JointSettings(STEPS, schedule="ramp", score="batch", discriminator_sees="real")
+    model = joint.new_trainer(small(sizes), rule, network, seed=4)
+    images, masks = sampling.crop_arrays(volume, crops, 2 * sizes.batch, 5)
+    clean = segmenter.CleanEvaluation(model.segmenter, {"train": (images, masks)})
+
+    def batches(first: int) -> Any:
+        synthetic = sampling.pool(images, masks, sizes.batch, 2, first, "dihedral")
+        return joint.pairs(sampling.crops(volume, crops, 1, first), synthetic)
+
+    return Trainer(
         model,
         batches,
+        [clean, joint.Replay(network, folder / "grown", [1, 2], EPOCHS)],
+        lambda: segmenter.evaluate(model.segmenter, volume, crops).pooled().dice(),
+    )
+
+
+BUILD = {"gan": build_gan, "segmenter": build_segmenter, "joint": build_joint}
+
+
+def fit(kind: str, folder: Path, eager: bool, sizes: Sizes) -> dict:
+    """Train, and return all that must not depend on interruptions."""
+    training.reproducible(7)
+    trainer = BUILD[kind](folder, sizes)
+    trainer.model.run_eagerly = eager
+    history = training.fit(
+        trainer.model,
+        trainer.batches,
         folder=folder,
         key="k",
         seed=7,
         name="fit",
-        steps=steps,
-        epochs=epochs,
+        steps=STEPS,
+        epochs=EPOCHS,
         after_epoch=lambda: None,
-        callbacks=callbacks,
+        callbacks=trainer.callbacks,
     )
-    if kind == "gan":
-        score = gan.generate(model.generator_average, model.settings, masks, 9)
-    else:
-        network = model if kind == "segmenter" else model.segmenter
-        score = segmenter.evaluate(network, volume, cropping).pooled().dice()
+    drawn = float(np.random.random())
+    with np.load(folder / "fit.npz") as stored:
+        arrays = {name: fingerprint(stored[name]) for name in stored.files if name != "state"}
     return {
         "history": history.to_csv(index=False),
         "file": (folder / "fit.history.csv").read_text(encoding="utf-8"),
-        "scores": hashlib.sha256(np.asarray(score).tobytes()).hexdigest(),
-        "next": float(np.random.random()),
-        "weights": {
-            str(path.relative_to(folder)): datasets(path)
-            for path in sorted(folder.rglob("*.weights.h5"))
-        },
-        "left": sorted(path.name for path in folder.rglob("*") if "resume" in str(path.parent)),
+        "score": fingerprint(trainer.score()),
+        "next": drawn,
+        "arrays": arrays,
+        "left": sorted(path.name for path in (folder / "resume").iterdir()),
     }
 
 
-def datasets(path: Path) -> dict[str, str]:
-    """Fingerprint of each array in a file of weights; not of the time that it took."""
-    found: dict[str, str] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and name != "synthseg/state":
-            found[name] = hashlib.sha256(np.asarray(item[()]).tobytes()).hexdigest()
-
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)
-    return found
+def fingerprint(values: Any) -> str:
+    return hashlib.sha256(np.asarray(values).tobytes()).hexdigest()
 
 
-def die_at_line(number: int) -> None:
+def die_at_line(left: int) -> None:
     """Let this process kill itself at the n-th line of what stores an epoch."""
-    left = number
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
         code = frame.f_code
-        if code.co_name not in STORING and not code.co_filename.endswith("saving_lib.py"):
+        if code.co_name not in STORING and not code.co_filename.endswith(STORING_FILES):
             return None
         if event == "line":
             left -= 1
@@ -151,65 +173,56 @@ def die_at_line(number: int) -> None:
 
 def attempt(kind: str, folder: Path, eager: bool, line: int | None, limit: float) -> bool:
     """One process; returns whether it was killed."""
-    result = folder / "result.json"
     child = os.fork()
     if child == 0:
         status = 1
         try:
             if line is not None:
                 die_at_line(line)
-            made = fit(kind, folder, eager)
+            made = fit(kind, folder, eager, Sizes())
             sys.settrace(None)
-            result.write_text(json.dumps(made))
+            (folder / "result.json").write_text(json.dumps(made))
             status = 0
         finally:
             os._exit(status)
     end = time.monotonic() + limit
-    while True:
+    ended, status = 0, 0
+    while not ended:
         ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        if line is None and time.monotonic() > end:
+        if not ended and line is None and time.monotonic() > end:
             os.kill(child, signal.SIGKILL)
         time.sleep(0.005)
-    if os.WIFSIGNALED(status):
-        return True
-    assert status == 0, "the training failed"
-    return False
+    assert os.WIFSIGNALED(status) or status == 0, "the training run failed"
+    return os.WIFSIGNALED(status)
 
 
-def main() -> None:
-    kind, base, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    eager, choose = "eager" in sys.argv[5:], random.Random(seed)
-    straight, broken = base / "straight", base / "broken"
-    straight.mkdir(parents=True)
-    broken.mkdir()
+def campaign(kind: str, base: Path, kills: int, seed: int, eager: bool) -> dict:
+    """A run that is left alone, and others that are killed until enough kills have hit."""
+    choose, folders = random.Random(seed), [base / "straight", base / "broken-0"]
+    for folder in folders:
+        folder.mkdir(parents=True)
     begun = time.monotonic()
-    assert not attempt(kind, straight, eager, None, 1e9)
+    assert not attempt(kind, folders[0], eager, None, 1e9)
     took, killed, number = time.monotonic() - begun, 0, 0
     while killed < kills:
         number += 1
-        assert number < 4 * kills + 4, "the trainings end before they are killed"
+        assert number < 4 * kills + 4, "the training runs end before they are killed"
         line = choose.randrange(60, 3000) if number % 2 else None
-        if attempt(kind, broken, eager, line, choose.uniform(0.3, 1.0) * took):
+        if attempt(kind, folders[-1], eager, line, choose.uniform(0.3, 1.0) * took):
             killed += 1
         else:  # it ended: begin again, so that the number of kills is as asked for
-            (broken / "result.json").unlink()
-            broken.rename(base / f"ended-{number}")
-            broken.mkdir()
-    assert not attempt(kind, broken, eager, None, 1e9)
-    results = [json.loads((folder / "result.json").read_text()) for folder in (straight, broken)]
-    results += [
-        json.loads((folder / "result.json").read_text())
-        for folder in base.glob("ended-*")
-        if (folder / "result.json").is_file()
-    ]
-    print(json.dumps({"killed": killed, "results": results}))
+            folders.append(base / f"broken-{number}")
+            folders[-1].mkdir()
+    assert not attempt(kind, folders[-1], eager, None, 1e9)
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    return {"killed": killed, "results": results}
 
 
 if __name__ == "__main__":
-    if sys.argv[3] == "once":  # KIND FOLDER once [eager] [large]: to compare processes
-        options = {name: name in sys.argv[4:] for name in ("eager", "large")}
-        print(json.dumps(fit(sys.argv[1], Path(sys.argv[2]), **options)))
+    kind, folder, kills, *options = sys.argv[1:]
+    if kills == "once":  # to compare processes
+        sizes = Sizes(160, 128, 8, 32) if "large" in options else Sizes()
+        Path(folder).mkdir()
+        print(json.dumps(fit(kind, Path(folder), "eager" in options, sizes)))
     else:
-        main()
+        print(json.dumps(campaign(kind, Path(folder), int(kills), 1, "eager" in options)))
