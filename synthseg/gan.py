@@ -29,54 +29,24 @@ STRIDED_LAYERS = {34: 2, 70: 3, 142: 4}
 class GANSettings:
     """What the generator and the discriminator look like, and how they are trained.
 
-    Attributes
-    ----------
-    size : int
-        Side of the images in pixels, a power of two. The encoder halves it down to one pixel.
-    width : int
-        Filters of the first layer; deeper layers have 2, 4 and 8 times as many. Original: 64.
-    decoder : str
-        ``"transposed"`` (4 x 4 transposed convolutions, original) or ``"resize"`` (nearest
-        neighbour up-sampling, then a 3 x 3 convolution).
-    receptive_field : int
-        Pixels that one output of the discriminator sees: 34, 70, or 142 (original; larger than
-        a 128 px image, hence no longer a judge of patches).
-    adversarial : str
-        ``"bce"`` (binary cross-entropy from logits, original) or ``"least-squares"``.
-    l1_weight : float
-        Weight of the mean absolute difference between generated and real image. Original: 100.
-    g_lr : float
-        Learning rate of the generator. Original: 5e-4.
-    d_lr_ratio : float
-        Learning rate of the discriminator divided by `g_lr`. Original: 1e-3, with which the
-        discriminator barely moves.
-    beta1 : float
-        First moment decay of both Adam optimisers. Original: 0.9.
-    norm : str
-        ``"batch"`` (original) or ``"instance"``.
-    noise : str
-        ``"none"``: the original's generator, for which a mask has exactly one image, and all
-        empty masks share theirs. ``"fresh"``: the generator gets a channel of Gaussian noise
-        beside the mask, and both once more before a last convolution at full resolution, because
-        noise that enters at half resolution cannot make the noise of single pixels.
-        ``"constant"``: the same network, always fed with one and the same noise image.
-    average : float
-        Decay of the moving average of the generator's weights, from which images are generated;
-        0 (original) uses the weights of the last step.
+    With noise the generator gets a channel of Gaussian noise beside the mask, and both once more
+    before a last convolution at full resolution: noise that enters at half resolution cannot make
+    the noise of single pixels. Without it a mask has exactly one image, and all empty masks share
+    theirs. "constant" is the same network as "fresh", always fed with the same noise image.
     """
 
-    size: int
-    width: int
-    decoder: Literal["transposed", "resize"]
-    receptive_field: Literal[34, 70, 142]
-    adversarial: Literal["bce", "least-squares"]
-    l1_weight: float
-    g_lr: float
-    d_lr_ratio: float
-    beta1: float
-    norm: Literal["batch", "instance"]
-    noise: Literal["fresh", "constant", "none"]
-    average: float
+    size: int  # side of the images in pixels, a power of two
+    width: int  # filters of the first layer; deeper ones have 2, 4, 8 times as many; original: 64
+    decoder: Literal["transposed", "resize"]  # original: transposed
+    receptive_field: Literal[34, 70, 142]  # pixels that one output of D sees; original: 142
+    adversarial: Literal["bce", "least-squares"]  # original: bce
+    l1_weight: float  # of the mean absolute difference to the real image; original: 100
+    g_lr: float  # learning rate of the generator; original: 5e-4
+    d_lr_ratio: float  # that of the discriminator, divided by g_lr; original: 1e-3
+    beta1: float  # decay of Adam's first moment, both networks; original: 0.9
+    norm: Literal["batch", "instance"]  # original: batch
+    noise: Literal["fresh", "constant", "none"]  # original: none
+    average: float  # decay of the moving average of the generator's weights; original: 0, none
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -116,7 +86,6 @@ def _initial() -> keras.initializers.Initializer:
 
 
 def _up(settings: GANSettings, tensor: keras.KerasTensor, filters: int) -> keras.KerasTensor:
-    """Double the resolution with the chosen decoder."""
     if settings.decoder == "transposed":
         return layers.Conv2DTranspose(
             filters, 4, strides=2, padding="same", kernel_initializer=_initial()
@@ -354,26 +323,10 @@ def generate(
     same_noise: bool = False,
     batch: int = 16,
 ) -> np.ndarray:
-    """Images for masks, in inference mode.
+    """Images (n, size, size, 1) in [-1, 1] for masks {0, 1}, in inference mode.
 
-    Parameters
-    ----------
-    generator : keras.Model
-        Usually :attr:`Pix2Pix.generator_average`, or one of :func:`load_snapshot`.
-    masks : numpy.ndarray
-        Shape (n, size, size, 1), values {0, 1}.
-    seed : int
-        Seed of the noise; another seed gives other images of the same masks, if the generator was
-        trained with fresh noise.
-    same_noise : bool
-        Give all masks the same noise image, so that what differs comes from the masks.
-    batch : int
-        Images per call of the network.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n, size, size, 1) float32 in [-1, 1].
+    The noise is a function of `seed`; with `same_noise` all masks get the same noise image, so
+    that what differs comes from the masks. See :func:`generator_input`.
     """
     seeds = tf.constant([seed, 0], tf.int64)
     inputs = generator_input(generator, tf.constant(masks, tf.float32), seeds, same_noise)
@@ -383,13 +336,8 @@ def generate(
 class Snapshots(keras.callbacks.Callback):
     """Stores the averaged generator and the discriminator after each epoch.
 
-    ``generator-001.keras`` and ``discriminator-001.keras`` hold the networks of epoch 1, and so
-    on: files of Keras, which it loads without this module.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the files go.
+    ``generator-001.keras`` and ``discriminator-001.keras`` in `folder` hold the networks of epoch 1,
+    and so on: files of Keras, which it loads without this module.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -415,13 +363,7 @@ def snapshot_numbers(folder: Path) -> list[int]:
 
 
 def load_snapshot(folder: Path, number: int | None = None) -> tuple[keras.Model, keras.Model]:
-    """Generator and discriminator as :class:`Snapshots` stored them; without a number the last.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder has no snapshot, or none of this number.
-    """
+    """Generator and discriminator as :class:`Snapshots` stored them; without a number the last."""
     numbers = snapshot_numbers(folder)
     if not numbers or number not in (None, *numbers):
         raise FileNotFoundError(

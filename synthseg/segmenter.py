@@ -26,32 +26,17 @@ from synthseg.volumes import Volume
 class SegmenterSettings:
     """Architecture and optimiser of the segmenter.
 
-    Attributes
-    ----------
-    size : int
-        Side of the training crops in pixels, a multiple of 32.
-    variant : str
-        ``"half"`` (original study) or ``"full"`` (published RITnet: no pooling in the first
-        block, full-resolution output).
-    channels : int
-        Filters of every convolution.
-    dropout : float
-        Dropout rate. Original study 0.5, published RITnet 0.2.
-    leak : float
-        Negative slope of the LeakyReLU. Original study 0.3, published RITnet 0.01.
-    lr : float
-        Peak learning rate of Adam. Original: 5e-4.
-    schedule : str
-        ``"constant"`` (original), or ``"cosine"``: from `lr` down to zero over the training.
+    Variant "half" is that of the original study, "full" the published RITnet: no pooling in the
+    first block, full-resolution output.
     """
 
-    size: int
+    size: int  # side of the training crops in pixels, a multiple of 32
     variant: Literal["half", "full"]
-    channels: int
-    dropout: float
-    leak: float
-    lr: float
-    schedule: Literal["constant", "cosine"]
+    channels: int  # filters of every convolution; original and published: 32
+    dropout: float  # original 0.5, published 0.2
+    leak: float  # negative slope of the LeakyReLU; original 0.3, published 0.01
+    lr: float  # peak learning rate of Adam; original 5e-4
+    schedule: Literal["constant", "cosine"]  # original constant; cosine falls to zero at the end
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -112,15 +97,7 @@ def optimizer(settings: SegmenterSettings, steps: int) -> keras.optimizers.Optim
 
 
 def compiled(settings: SegmenterSettings, steps: int) -> keras.Model:
-    """A new segmenter, ready for ``fit`` with (image, mask) batches.
-
-    Parameters
-    ----------
-    settings : SegmenterSettings
-        Architecture and optimiser.
-    steps : int
-        Length of the training run, over which the learning rate follows its schedule.
-    """
+    """A new segmenter, ready for ``fit`` with (image, mask) batches for `steps` steps."""
     model = build_ritnet(settings)
     # In training the same network is computed faster; it is saved and evaluated as it is shown.
     stock, quick = model.call, fast.twin(model)
@@ -137,21 +114,11 @@ def compiled(settings: SegmenterSettings, steps: int) -> keras.Model:
 
 
 class Tile(NamedTuple):
-    """A window of a slice, and the part of the slice that this window decides.
+    """A window of a slice, and the part of the slice that this window decides."""
 
-    Attributes
-    ----------
-    window : tuple of slice
-        Rows and columns that the network sees.
-    owned : tuple of slice
-        Rows and columns of the slice for which this tile's prediction counts.
-    inner : tuple of slice
-        The owned part in the tile's own coordinates.
-    """
-
-    window: tuple[slice, slice]
-    owned: tuple[slice, slice]
-    inner: tuple[slice, slice]
+    window: tuple[slice, slice]  # rows and columns that the network sees
+    owned: tuple[slice, slice]  # rows and columns for which this tile's prediction counts
+    inner: tuple[slice, slice]  # the owned part in the tile's own coordinates
 
 
 def _intervals(length: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
@@ -166,17 +133,7 @@ def _intervals(length: int, tile: int, overlap: int) -> list[tuple[int, int, int
 def tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
     """Tiles of `tile` x `tile` px that cover a slice, each pixel owned by exactly one.
 
-    Parameters
-    ----------
-    height, width : int
-        Size of the slice in pixels, at least `tile` each.
-    tile, overlap : int
-        Side of the tiles, and the least overlap of neighbours, in pixels.
-
-    Raises
-    ------
-    ValueError
-        If the slice is smaller than a tile, or the overlap is not smaller than the tile.
+    Neighbours overlap by `overlap` px at least.
 
     Examples
     --------
@@ -202,24 +159,10 @@ def tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
 def predict_slices(
     model: keras.Model, images: np.ndarray, tile: int = 128, overlap: int = 32, batch: int = 16
 ) -> np.ndarray:
-    """Probability of mitochondrion for whole slices, tile by tile.
+    """Probability of mitochondrion for whole slices at network scale, tile by tile.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Segmenter that gives logits; it runs in inference mode (no dropout, BatchNorm with its
-        moving statistics).
-    images : numpy.ndarray
-        Slices at network scale, shape (z, height, width, 1), in [-1, 1].
-    tile, overlap : int
-        See :func:`tiles`.
-    batch : int
-        Tiles per call of the network.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape of `images`, float32 in [0, 1].
+    Takes and returns (z, height, width, 1), from [-1, 1] to [0, 1]. The model gives logits and runs
+    in inference mode: no dropout, BatchNorm with its moving statistics.
     """
     height, width = images.shape[1:3]
     plan = tiles(height, width, tile, overlap)
