@@ -1,6 +1,5 @@
 """The command line: ``synthseg run | rerun | book | publish | data | check``."""
 
-import logging
 import os
 import shlex
 import signal
@@ -9,16 +8,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from synthseg import parameters
 
 # What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
+if TYPE_CHECKING:
+    from synthseg import jobs
 
 app = typer.Typer(
     help="Execute, build and check the book on synthetic images for electron microscopy.\n\n"
@@ -73,16 +76,13 @@ def _plain_errors() -> Iterator[None]:
     except Exception as error:
         if _shown["tracebacks"]:
             raise
-        from synthseg.findings import DataError
+        from synthseg.volumes import DataError
 
-        text, status = str(error), 2
-        if isinstance(error, parameters.ChapterError):
-            status = 1
-        elif not isinstance(error, (parameters.RunError, DataError, OSError)):
+        text = str(error)
+        if not isinstance(error, (parameters.RunError, DataError, OSError)):
             text = f"{type(error).__name__}: {text} (not foreseen; synthseg --debug shows where)"
-            status = 1
         errors.print(f"[red]Error:[/red] {escape(text)}")
-        raise typer.Exit(status) from error
+        raise typer.Exit(1 if isinstance(error, parameters.ChapterError) else 2) from error
 
 
 @contextmanager
@@ -92,7 +92,6 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        logging.disable()  # what waited for the kernel would complain that it is gone
         # With --force the begun run would be set aside, too.
         again = [argument for argument in sys.argv[1:] if argument != "--force"]
         errors.print(
@@ -104,20 +103,44 @@ def _resumable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _execute(chapter: int, values: dict[str, parameters.Scalar], label: str, **how: Any) -> None:
-    """Execute a chapter, and say so."""
-    from synthseg import runs
+class _Lines:
+    """One line a job: a bar while it runs, then its time; without a terminal, one a change."""
 
-    console.print(f"{label} …")
-    done = runs.execute(chapter, values, **how)
-    took = parameters.show_duration(done.duration_s)
-    spent = "unchanged, skipped" if done.skipped else took
-    console.print(f"{label}  [green]done[/green] ({spent})")
-    for path in done.damaged:
-        errors.print(
-            f"[yellow]Note:[/yellow] {escape(parameters.show_path(path))} was damaged, so what it "
-            "held was computed anew; it can be removed."
-        )
+    def __init__(self, planned: list["jobs.Job"]) -> None:
+        columns = "{task.description}", BarColumn(24), "{task.fields[note]}"
+        self.bars = Bars(*columns, console=console, disable=not console.is_terminal)
+        self.planned = planned
+        self.tasks = {
+            job.folder: self.bars.add_task(job.folder.name, total=1.0, note="") for job in planned
+        }
+        self.states: dict[Path, str] = {}
+
+    def __call__(self, job: "jobs.Job", progress: "jobs.Progress") -> None:
+        """Show where a job stands."""
+        time = parameters.show_duration(progress.seconds)
+        note = {
+            "waits": "",
+            "runs": time,
+            "done": f"[green]done[/green] ({time})",
+            "failed": f"[red]stopped[/red] ({time})",
+            "unchanged": "[green]unchanged[/green], skipped",
+        }[progress.state]
+        part = 1.0 if progress.state == "unchanged" else progress.part
+        self.bars.update(self.tasks[job.folder], completed=part, note=note)
+        if not console.is_terminal and self.states.get(job.folder, "waits") != progress.state:
+            number = self.planned.index(job) + 1
+            note = "…" if progress.state == "runs" else note
+            console.print(f"{number} of {len(self.planned)}  {job.folder.name}  {note}")
+        self.states[job.folder] = progress.state
+
+
+def _execute(planned: list["jobs.Job"], **how: Any) -> None:
+    """Execute a plan of runs that lie in one folder, and show it."""
+    from synthseg import jobs
+
+    lines = _Lines(planned)
+    with lines.bars:
+        jobs.execute(planned, planned[0].folder.parent, lines, **how)
 
 
 @app.command()
@@ -143,34 +166,65 @@ def run(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option(help="Start anew, even where a run is finished; the earlier one is kept."),
+        typer.Option("--force", help="Start anew, even where a run is finished; it is kept."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would run, and how long it took last.")
+    ] = False,
+    side_by_side: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Chapters side by side. They share the cores, so that last digits may differ.",
+        ),
+    ] = 1,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            help="Snakemake's executor plugin for a cluster, for instance slurm, in place of this "
+            "machine: pip install 'synthseg\\[cluster]'. It needs a shared file system."
+        ),
+    ] = None,
 ) -> None:
-    """Execute chapters, one after the other, each in a fresh kernel.
+    """Execute chapters, each in a fresh kernel, after those that they build upon.
 
     Results go to runs/PROFILE/seed-SEED/CHAPTER/. A chapter that was finished with the same
-    parameters is skipped, and an interrupted one goes on after its last finished epoch.
+    parameters, data and code is skipped, and an interrupted one goes on after its last finished
+    epoch.
 
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
-    from synthseg import runs
-
     with _resumable(), _plain_errors():
         numbers = sorted(set(chapters or parameters.CHAPTERS))
-        plan = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
-        chosen, fingerprint = next(iter(plan.values())), None
-        if chosen["data"] != "phantom":
-            # Before any chapter starts: downloads show their progress, and mistakes come at once.
-            fingerprint = runs.load_data(chosen).fingerprint
+        chosen = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
+        planned = _planned(chosen)
+        if dry_run:
+            for job in planned:
+                took = job.last_time
+                last = f" (last time: {parameters.show_duration(took)})" if took else ""
+                skipped = job.finished and not force
+                console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
+            return
         begun = time.monotonic()
-        for count, (chapter, values) in enumerate(plan.items(), start=1):
-            label = f"{count} of {len(plan)}  {parameters.CHAPTERS[chapter]}"
-            _execute(chapter, values, label, fingerprint=fingerprint, force=force)
+        _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         console.print(
-            f"{len(plan)} chapter{'s' * (len(plan) > 1)} in "
+            f"{parameters.plural(len(planned), 'chapter')} in "
             f"{parameters.show_duration(time.monotonic() - begun)}. "
             f"To read:  synthseg book --profile {profile}"
         )
+
+
+def _planned(chosen: dict[int, dict[str, parameters.Scalar]]) -> list["jobs.Job"]:
+    """The jobs for some chapters: before any starts, the data are loaded."""
+    if next(iter(chosen.values()))["data"] == "epfl":  # a download shows its own progress
+        from synthseg import jobs
+
+        return jobs.make_plan(chosen.items())
+    with console.status("Reading the data …"):
+        from synthseg import jobs
+
+        return jobs.make_plan(chosen.items())
 
 
 @app.command()
@@ -183,16 +237,16 @@ def rerun(
         ),
     ],
     tolerance: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0.0,
-            help="Relative difference that counts as none. The default fits a rerun on the same "
-            "machine, with the same versions and number of threads; elsewhere sums are rounded "
-            "otherwise, and training makes more of it.",
+            help="Difference that counts as none. If not given: 1e-6 of the number's size on the "
+            "processor and versions of the card; elsewhere 0.02 for scores (Dice and IoU), and "
+            "other numbers are not judged.",
         ),
-    ] = parameters.TOLERANCE,
+    ] = None,
     force: Annotated[
-        bool, typer.Option(help="Start anew, even where the rerun is finished already.")
+        bool, typer.Option("--force", help="Start anew, even where the rerun is finished already.")
     ] = False,
 ) -> None:
     """Repeat a run from its card, and compare the numbers.
@@ -203,32 +257,37 @@ def rerun(
 
     Example:  synthseg rerun results/03_baseline_segmentation.card.json
     """
-    from synthseg import reruns, runs
+    from synthseg import reruns
 
     with _resumable(), _plain_errors():
         cards = reruns.read_cards(card)
-        fingerprint = runs.load_data(cards[-1].parameters).fingerprint
+        planned = _planned({item.chapter: item.parameters for item in cards})
+        fingerprint = planned[-1].fingerprint
         for item in cards:
             for difference in reruns.differences(item, fingerprint):
                 console.print(escape(f"{parameters.CHAPTERS[item.chapter]}: {difference}"))
-        for count, item in enumerate(cards, start=1):
-            label = f"{count} of {len(cards)}  {parameters.CHAPTERS[item.chapter]}"
-            _execute(item.chapter, item.parameters, label, fingerprint=fingerprint, force=force)
-        compared = reruns.compare(cards[-1], tolerance)
-        table = Table("number", "on the card", "rerun", "difference", "")
+        _execute(planned, force=force)
+        again = parameters.read_json(planned[-1].folder / "card.json")
+        numbers = parameters.read_json(planned[-1].folder / "metrics.json")
+        same = reruns.same_machine(cards[-1], again)
+        compared = reruns.compare(cards[-1], numbers, same=same, tolerance=tolerance)
+        table = Table("number", "on the card", "rerun", "")
         for row in compared:
-            values = (_shown_number(value) for value in (row.published, row.rerun, row.difference))
-            table.add_row(escape(row.name), *values, "equal" if row.agrees else "[red]off[/red]")
+            verdict = {True: "equal", False: "[red]off[/red]", None: "not judged"}[row.agrees]
+            values = _shown_number(row.published), _shown_number(row.rerun)
+            table.add_row(escape(row.name), *values, verdict)
         console.print(table)
-        off = sum(not row.agrees for row in compared)
-        if off or not compared:
-            errors.print(
-                f"{off} of {len(compared)} numbers differ by more than {tolerance:g} of their size."
-                if compared
-                else "The card has no numbers to compare."
+        if not same:
+            console.print(
+                "Another processor, version or number of threads than the card's: scores are "
+                "judged by their absolute difference, other numbers are not judged."
             )
+        judged = [row for row in compared if row.agrees is not None]
+        off = sum(not row.agrees for row in judged)
+        if off or not judged:
+            errors.print(f"{off} of {parameters.plural(len(judged), 'judged number')} differ.")
             raise typer.Exit(1)
-        console.print(f"All {len(compared)} numbers agree within {tolerance:g} of their size.")
+        console.print(f"All {parameters.plural(len(judged), 'judged number')} agree.")
 
 
 def _shown_number(value: Any) -> str:

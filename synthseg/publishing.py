@@ -1,18 +1,9 @@
 """The book: built from executed notebooks, published with their outputs, and checked.
 
 Nothing is executed when a book is built. Outputs come from run folders, cell by cell, and only
-where the code cells of the book are the ones that were executed.
-
-Published results lie in ``results/``:
-
-=============================  =====================================================================
-``metrics.csv``                ``chapter, quantity, value, seed``: every recorded number
-``cards.csv``                  ``chapter, profile, data, fingerprint, method version, commit, seed,
-                               duration, device, finished``: one row a chapter
-``<chapter>.card.json``        the run card, with ``metrics``, every recorded number by name, and
-                               ``outputs``, the fingerprint of the notebook's outputs
-``<chapter>.<table>.csv``      every table that the chapter stored
-=============================  =====================================================================
+where the code cells of the book are the ones that were executed. Published results lie in
+``results/``: ``metrics.csv`` has every recorded number and ``cards.csv`` a row a chapter, made from
+``<chapter>.card.json``, the run cards with their metrics.
 """
 
 import csv
@@ -33,10 +24,7 @@ from synthseg.parameters import (
     CHAPTERS,
     RunError,
     chapter_path,
-    check_profile_name,
-    code_cells,
-    code_fingerprint,
-    is_injected,
+    profile_path,
     project_root,
     read_json,
     sha256,
@@ -45,41 +33,18 @@ from synthseg.parameters import (
     write_json,
     write_text,
 )
-from synthseg.runs import is_current
+from synthseg.runs import code_cells, code_fingerprint, without_paths
 
-METRICS_COLUMNS = ("chapter", "quantity", "value", "seed")
-"""Columns of ``metrics.csv``."""
-
-CARDS_COLUMNS = (
-    "chapter",
-    "profile",
-    "data",
-    "fingerprint",
-    "method version",
-    "commit",
-    "seed",
-    "duration",
-    "device",
-    "finished",
+PHANTOM = (
+    "A small example on simulated images: numbers and figures of this book show that the chapters "
+    "work, not what synthetic images are worth on real data."
 )
-"""Columns of ``cards.csv``."""
+"""Banner on every page of a book whose data are the phantom."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run.
-
-    Attributes
-    ----------
-    chapter : int
-        Chapter number.
-    folder : Path
-        The run's folder.
-    card : dict
-        Its run card, with ``metrics``.
-    notebook : nbformat.NotebookNode
-        The executed notebook.
-    """
+    """A finished run: its chapter number, folder, card (with ``metrics``) and notebook."""
 
     chapter: int
     folder: Path
@@ -88,16 +53,8 @@ class Finished:
 
 
 def seeds(profile: str) -> list[int]:
-    """Seeds with which chapters of a profile were run, the latest run first.
-
-    Folders with other names, such as copies that a person made, are left alone.
-
-    Raises
-    ------
-    ParameterError
-        If `profile` is a path rather than a name.
-    """
-    check_profile_name(profile)
+    """Seeds with which chapters of a profile were run, the latest run first."""
+    profile_path(profile)  # refuses what is no name
     cards = {
         card: int(card.parent.parent.name.removeprefix("seed-"))
         for card in (project_root() / "runs" / profile).glob("seed-*/*/card.json")
@@ -109,20 +66,7 @@ def seeds(profile: str) -> list[int]:
 
 
 def finished_runs(profile: str, seed: int | None = None) -> list[Finished]:
-    """Finished runs of a profile, in the order of the chapters.
-
-    Parameters
-    ----------
-    profile : str
-        Name of a profile.
-    seed : int, optional
-        Of the latest run, if not given.
-
-    Raises
-    ------
-    RunError
-        If nothing was run with this profile and seed.
-    """
+    """Finished runs of a profile, in the order of the chapters; of the latest seed by default."""
     found = seeds(profile)
     if not found:
         raise RunError(
@@ -165,86 +109,57 @@ def outputs_fingerprint(notebook: nbformat.NotebookNode) -> str:
 
 
 def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``metrics.csv`` and ``cards.csv`` into a folder.
-
-    Without any card the two files hold one row of dashes, because a page can't show an empty table.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the files go.
-    cards : iterable of mapping
-        Run cards with their ``metrics``.
-    """
+    """Write ``metrics.csv`` and ``cards.csv``, from run cards with their metrics, into a folder."""
     metrics: list[list[Any]] = []
     rows: list[list[Any]] = []
     for card in cards:
-        name, seed, data = card["chapter"], card["parameters"]["seed"], card["data"] or {}
+        name, seed = card["chapter"], card["parameters"]["seed"]
         for quantity, value in card["metrics"].items():
             shown = f"{value:.6g}" if isinstance(value, float) else value
             metrics.append([name, quantity, "nan" if value is None else shown, seed])
-        row = {
-            "chapter": name,
-            "profile": card["profile"],
-            "data": data.get("name"),
-            "fingerprint": data.get("fingerprint"),
-            "method version": card["method_version"],
-            "commit": card["commit"],
-            "seed": seed,
-            "duration": show_duration(card["duration_s"]),
-            "device": card["device"],
-            "finished": card["finished"],
-        }
-        rows.append([row[column] for column in CARDS_COLUMNS])
-    _write_csv(folder / "metrics.csv", METRICS_COLUMNS, metrics)
-    _write_csv(folder / "cards.csv", CARDS_COLUMNS, rows)
+        row = [name, card["profile"], card["data"]["name"], card["data"]["fingerprint"]]
+        row += [card["method_version"], card["commit"], seed, show_duration(card["duration_s"])]
+        rows.append([*row, card["device"], card["finished"]])
+    _write_csv(folder / "metrics.csv", ["chapter", "quantity", "value", "seed"], metrics)
+    columns = ["chapter", "profile", "data", "fingerprint", "method version", "commit", "seed"]
+    _write_csv(folder / "cards.csv", [*columns, "duration", "device", "finished"], rows)
 
 
-def _copy_tables(run: Finished, folder: Path) -> None:
-    for table in run.card["tables"]:
-        if Path(table).name != table:  # of somebody else's run folder, say
-            raise RunError(f"{show_path(run.folder)}/card.json names a table '{table}': a path.")
-        text = (run.folder / f"{table}.csv").read_text(encoding="utf-8")
-        write_text(folder / f"{CHAPTERS[run.chapter]}.{table}.csv", text)
-
-
-def _write_csv(path: Path, columns: tuple[str, ...], rows: list[list[Any]]) -> None:
+def _write_csv(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows or [["–"] * len(columns)])
+    writer.writerows(rows or [["–"] * len(columns)])  # a page can't show an empty table
     write_text(path, text.getvalue())
+
+
+# Publishing -------------------------------------------------------------------------------------
+
+
+def published_cards() -> dict[str, dict[str, Any]]:
+    """Run cards in ``results/``, by chapter name, in the order of the chapters."""
+    results = project_root() / "results"
+    cards = {name: read_json(results / f"{name}.card.json") for name in CHAPTERS.values()}
+    return {name: card for name, card in cards.items() if card}
 
 
 def publish(profile: str, seed: int | None = None) -> list[int]:
     """Put the outputs of a profile's runs into the book, and its numbers into ``results/``.
 
-    Chapters without a finished run keep what was published before.
-
-    Parameters
-    ----------
-    profile : str
-        Name of a profile.
-    seed : int, optional
-        Of the latest run, if not given.
+    Chapters without a finished run keep what was published before. Nothing is published if a
+    chapter's code is not the one that was executed, or if a run is of another method version or
+    used a run that is not the one published beside it.
 
     Returns
     -------
     list of int
         Numbers of the published chapters.
-
-    Raises
-    ------
-    RunError
-        If there is no finished run, if a chapter's code is not the one that was executed, or if a
-        run is of another method version or used a run that is not the one published beside it.
-        Nothing is published then.
     """
     runs = finished_runs(profile, seed)
     if not runs:
         raise RunError(f"No chapter of the profile {profile} has been finished.")
     results = project_root() / "results"
-    cards = {**_published_cards(), **{CHAPTERS[run.chapter]: run.card for run in runs}}
+    cards = {**published_cards(), **{CHAPTERS[run.chapter]: run.card for run in runs}}
     merged = {}
     for run in runs:
         again = f"run  synthseg run {run.chapter} --profile {profile}  again"
@@ -252,43 +167,31 @@ def publish(profile: str, seed: int | None = None) -> list[int]:
         if book is None:
             raise RunError(f"Chapter {run.chapter} was changed after its run: {again}.")
         if run.card["method_version"] != METHOD_VERSION:
-            raise RunError(f"The run of chapter {run.chapter} is of an older method: {again}.")
-        for name, used in run.card["inputs"].items():
-            if cards.get(name, {}).get("key") != used:
-                raise RunError(f"Chapter {run.chapter} used an earlier run of {name}: {again}.")
+            raise RunError(f"The run of chapter {run.chapter} is of another method: {again}.")
+        for name in _other_inputs(run.card, cards):
+            raise RunError(f"Chapter {run.chapter} used an earlier run of {name}: {again}.")
         merged[run.chapter] = book
     for run in runs:
         name, text = CHAPTERS[run.chapter], nbformat.writes(merged[run.chapter]) + "\n"
         for old in results.glob(f"{name}.*.csv"):
-            old.unlink()
-        _copy_tables(run, results)
+            old.unlink()  # tables that an earlier version published
         write_text(chapter_path(run.chapter), text)
-        outputs = outputs_fingerprint(nbformat.reads(text, as_version=4))
-        write_json(results / f"{name}.card.json", {**run.card, "outputs": outputs})
-    write_results(results, _published_cards().values())
+        card = {**run.card, "parameters": without_paths(run.card["parameters"])}
+        card["outputs"] = outputs_fingerprint(nbformat.reads(text, as_version=4))
+        write_json(results / f"{name}.card.json", card)
+    write_results(results, published_cards().values())
     return sorted(merged)
 
 
-def _published_cards() -> dict[str, dict[str, Any]]:
-    """Run cards in ``results/``, by chapter name, in the order of the chapters."""
-    results = project_root() / "results"
-    cards = {name: read_json(results / f"{name}.card.json") for name in CHAPTERS.values()}
-    return {name: card for name, card in cards.items() if card}
+def _other_inputs(card: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Chapters of which a run used another run than the one whose card lies beside its own."""
+    used = card["inputs"].items()
+    return [name for name, key in used if cards.get(name, {}).get("key") != key]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of a published chapter.
-
-    Attributes
-    ----------
-    chapter : int
-        Chapter number.
-    card : dict
-        Published run card; empty if there is none.
-    problems : list of str
-        Why the published outputs are not those of the published code.
-    """
+    """A published chapter: its number, card (empty if none), and what does not agree."""
 
     chapter: int
     card: dict[str, Any]
@@ -297,7 +200,7 @@ class Checked:
 
 def check() -> list[Checked]:
     """Compare every published notebook with its run card."""
-    checked, cards = [], _published_cards()
+    checked, cards = [], published_cards()
     for chapter, name in CHAPTERS.items():
         path, card, problems = chapter_path(chapter), cards.get(name, {}), []
         if not path.is_file():
@@ -312,137 +215,106 @@ def check() -> list[Checked]:
                 problems.append("its outputs are not the ones that were published")
             if any(o.output_type == "error" for c in code_cells(notebook) for o in c.outputs):
                 problems.append("a cell shows an error")
-            if card["method_version"] != METHOD_VERSION:
-                problems.append(
-                    f"it is of method version {card['method_version']}, now {METHOD_VERSION}"
-                )
-            problems.extend(
+            version = card["method_version"]
+            if version != METHOD_VERSION:
+                problems.append(f"it is of method version {version}, now {METHOD_VERSION}")
+            problems += [
                 f"it used another run of {other} than the published one"
-                for other, used in card["inputs"].items()
-                if cards.get(other, {}).get("key") != used
-            )
+                for other in _other_inputs(card, cards)
+            ]
         checked.append(Checked(chapter, card, problems))
     return checked
 
 
+# Building ---------------------------------------------------------------------------------------
+
+
 def build_published() -> Path:
-    """Build the published book.
-
-    Returns
-    -------
-    Path
-        Its first page, ``_build/html/index.html``.
-
-    Raises
-    ------
-    RunError
-        If the build fails or gives a warning.
-    """
+    """Build the published book; returns its first page. A warning is an error."""
     root = project_root()
     return _build(root / "book", root, strict=True) / "index.html"
 
 
 def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[int]]:
-    """Build the book of one's own run.
+    """Build the book of one's own run, also of a partial one.
 
     The sources are copied to ``runs/<profile>/source/``, with the executed notebooks and the
     results of this run in place. Chapters that have not been executed appear without outputs, and
     say so; warnings are errors only if all have been.
 
-    Parameters
-    ----------
-    profile : str
-        Name of a profile.
-    seed : int, optional
-        Of the latest run, if not given.
-
     Returns
     -------
     tuple
         First page, ``runs/<profile>/book/index.html``, and the numbers of the executed chapters.
-
-    Raises
-    ------
-    RunError
-        If nothing was run with this profile and seed, or the build fails.
     """
-    runs = finished_runs(profile, seed)
+    executed = {run.chapter: run for run in finished_runs(profile, seed)}
     root, base = project_root(), project_root() / "runs" / profile
     source = base / "source"
     shutil.rmtree(source, ignore_errors=True)
     # Pages may include files beside the book, for instance the changelog or a profile.
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_build")
-    for name in ("book", "params", "synthseg"):
+    for name in ("book", "params", "synthseg", "workflow"):
         if (root / name).is_dir():
             shutil.copytree(root / name, source / name, ignore=ignore)
     for path in root.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, source / path.name)
-    executed = {run.chapter: run for run in runs}
+    simulated = any(run.card["parameters"]["data"] == "phantom" for run in executed.values())
     for chapter, name in CHAPTERS.items():
         page = source / "book" / f"{name}.ipynb"
         if page.is_file():
-            notebook = _page(chapter, page, profile, executed.get(chapter))
+            notebook, notes = _page(chapter, page, profile, executed)
+            if simulated:
+                notes.append(f"```{{note}}\n{PHANTOM}\n```")
             for cell in notebook.cells:
                 if cell.cell_type == "markdown":
                     cell.source = _without_missing(cell.source, executed, chapter)
+            for number, note in enumerate(notes):  # below the title
+                notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note, id=f"note-{number}"))
             nbformat.write(notebook, page)
-    write_results(source / "results", [run.card for run in runs])
-    for run in runs:
-        _copy_tables(run, source / "results")
+    write_results(source / "results", [run.card for run in executed.values()])
     for page in (source / "book").glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        write_text(page, _without_missing(text, executed, None))
-        for name in re.findall(r"\.\./results/([\w.-]+\.csv)", text):
-            if not (source / "results" / name).is_file():
-                _write_csv(source / "results" / name, ("table",), [["not made in this run"]])
+        text = _without_missing(page.read_text(encoding="utf-8"), executed, None)
+        if simulated and not page.name.startswith("_"):  # those are parts of pages
+            title, end, rest = text.partition("\n")
+            text = f"{title}\n\n```{{note}}\n{PHANTOM}\n```\n{end}{rest}"
+        write_text(page, text)
     built = _build(source / "book", source, strict=len(executed) == len(CHAPTERS))
     shutil.rmtree(base / "book", ignore_errors=True)
     built.rename(base / "book")
     return base / "book" / "index.html", sorted(executed)
 
 
-def _page(chapter: int, page: Path, profile: str, run: Finished | None) -> nbformat.NotebookNode:
-    """Page of a chapter in the book of one's own run."""
-    book = nbformat.read(page, as_version=4)
-    note = None
+def _page(
+    chapter: int, page: Path, profile: str, executed: Mapping[int, Finished]
+) -> tuple[nbformat.NotebookNode, list[str]]:
+    """Page of a chapter in the book of one's own run, and what is to be said on it."""
+    book, run, note = nbformat.read(page, as_version=4), executed.get(chapter), ""
+    command = f"`synthseg run {chapter} --profile {profile}`"
     if run is None:
         for cell in code_cells(book):
             cell.outputs, cell.execution_count = [], None
         note = (
             "This chapter has not been executed in this run, so it has no figures and numbers. "
-            f"The command `synthseg run {chapter} --profile {profile}` makes them."
+            f"The command {command} makes them."
         )
-    else:
-        merged = with_outputs(book, run.notebook)
-        if merged is None:
-            note = (
-                "This page is an earlier version of the chapter, which was changed after its run."
-            )
-            book = run.notebook
-            book.cells = [cell for cell in book.cells if not is_injected(cell)]
-        elif not is_current(run.folder, run.card["key"]):
-            note = (
-                "A chapter that this one builds upon has been run anew since, so their numbers may "
-                f"not agree. The command `synthseg run {chapter} --profile {profile}` mends that."
-            )
-    if note:
-        warning = nbformat.v4.new_markdown_cell(f"```{{warning}}\n{note}\n```", id="run-note")
-        book.cells.insert(1, warning)  # below the title
-    return book
+    elif with_outputs(book, run.notebook) is None:
+        note = "This page is an earlier version of the chapter, which was changed after its run."
+        book = run.notebook
+        code = {cell.id for cell in code_cells(book)}
+        book.cells = [cell for cell in book.cells if cell.cell_type != "code" or cell.id in code]
+    elif _other_inputs(run.card, {CHAPTERS[n]: other.card for n, other in executed.items()}):
+        note = (
+            "A chapter that this one builds upon has been run anew since, so their numbers may not "
+            f"agree. The command {command} mends that."
+        )
+    return book, [f"```{{warning}}\n{note}\n```"] if note else []
 
 
 def _without_missing(text: str, executed: Mapping[int, Finished], chapter: int | None) -> str:
     """Replace the numbers that a text takes from chapters that have not been executed.
 
-    Parameters
-    ----------
-    text : str
-        Markdown.
-    executed : mapping
-        Executed chapters.
-    chapter : int, optional
-        Chapter of the text, from which numbers come that name no page.
+    Those that name no page come from `chapter`.
     """
     missing = {f"{name}.ipynb" for number, name in CHAPTERS.items() if number not in executed}
     own = CHAPTERS.get(chapter or 0)
@@ -459,7 +331,8 @@ def _build(book: Path, output: Path, strict: bool) -> Path:
     """Build a book's pages, and return their folder."""
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     command += [str(book), "--config", str(project_root() / "_config.yml")]
-    command += ["--path-output", str(output), "-n", "-q", *(["-W", "--keep-going"] * strict)]
+    command += ["--path-output", str(output), "-n", "-q"]
+    command += ["-W", "--keep-going"] if strict else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         if "No module named 'jupyter_book'" in done.stderr:

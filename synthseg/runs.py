@@ -1,62 +1,36 @@
-"""Runs: where the files of a chapter go, what its run card says, and how it is executed.
+"""Runs: what a chapter is given, and what it leaves.
 
-A run is one chapter, executed with one set of parameters. It writes into one folder,
-``<folder>/seed-<seed>/<chapter>/``:
+A run is one chapter with one set of parameters. :func:`start` checks them and gives a :class:`Run`,
+whose files go into ``<folder>/seed-<seed>/<chapter>/``:
 
-================================  ==================================================================
-``<chapter>.ipynb``               the executed notebook (``<chapter>.partial.ipynb`` until complete)
-``metrics.json``                  every number that the chapter recorded, by name
-``<table>.csv``                   every table that it stored
-``<chapter>.log``                 what libraries reported about devices and the like
-``<fit>.history.csv``             one row an epoch
-``<fit>.weights.h5``              weights and optimiser state at the end of a training
-``resume/``                       the same after each finished epoch, until the training is complete
-``*.damaged``                     a file of one of these kinds that could not be read, set aside
-``card.json``                     the run card
-================================  ==================================================================
+==========================  ========================================================================
+``<chapter>.ipynb``         the executed notebook (``<chapter>.partial.ipynb`` until complete)
+``<chapter>.log``           what libraries reported about devices and the like
+``metrics.json``            every number that the chapter recorded, by name
+``<table>.csv``             every table that it stored
+``<fit>.history.csv``       one row an epoch, beside the weights of that training
+``card.json``               the run card: what made these numbers
+``done-<12 of key>.json``   the receipt of a finished run
+==========================  ========================================================================
 
-Beside the folder lies ``.<chapter>.lock``, which the process that computes holds, and
-``.<chapter>.lock.json``, which says who that is. The system frees it when the process ends,
-however it ends.
-
-Keys of a run card:
-
-==================  ===============================================================================
-``chapter``         name, for instance ``03_baseline_segmentation``
-``profile``         last part of ``folder``
-``folder``          folder of the profile, relative to the project
-``key``             sha256 over parameters (but ``folder``), method version, and the code of the
-                    chapter and of the module
-``code``            sha256 over the code cells of the chapter
-``parameters``      the parameters, by name
-``method_version``  ``synthseg.METHOD_VERSION``
-``versions``        versions of Python and of the packages that numbers depend on
-``commit``          git commit, followed by ``+changes`` if the module or the profiles differed from
-                    it; null outside a git repository
-``data``            ``name``, ``fingerprint`` and ``provenance`` of the data; null if none
-``device``          what computed
-``inputs``          key of each earlier chapter's run whose files were used
-``tables``          names of the stored tables
-``started``         when the run was first started, UTC, ISO 8601
-``finished``        when it was complete; null until then
-``duration_s``      seconds of work, summed over all sessions of the run
-``sessions``        number of times that the run was started or resumed
-==================  ===============================================================================
+Two runs with the same key have the same results on one machine. Another key is another run: the
+earlier one is set aside, nothing is overwritten.
 """
 
+import ast
 import html
 import math
 import os
 import platform
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,30 +39,23 @@ import nbformat
 import pandas as pd
 from filelock import FileLock, Timeout
 from IPython import get_ipython
-from IPython.display import display
-from jupyter_client import AsyncKernelManager
+from IPython.display import Markdown, display
 
 from synthseg import METHOD_VERSION
 from synthseg.parameters import (
     REQUIRED,
-    ChapterError,
-    MissingRun,
     ParameterError,
     RunError,
-    RunLocked,
     Scalar,
     chapter_name,
     chapter_path,
-    code_fingerprint,
     given_parameters,
-    module_fingerprint,
     profile_path,
     project_root,
     read_json,
     sha256,
     show_duration,
     show_path,
-    storing,
     write_json,
     write_text,
 )
@@ -101,126 +68,225 @@ if TYPE_CHECKING:
 
     from synthseg.volumes import Dataset
 
-# What chapters use, also of what is defined in ``parameters``.
-__all__ = [
-    "ChapterError",
-    "Executed",
-    "MissingRun",
-    "ParameterError",
-    "Run",
-    "RunError",
-    "chapter_path",
-    "execute",
-    "read_json",
-    "start",
-    "write_json",
-]
+__all__ = ["ParameterError", "Run", "RunError", "read_json", "start", "write_json"]
+
+METHOD = (
+    *("sampling", "masks", "gan", "segmenter", "joint", "frechet", "lite0", "metrics"),
+    *("training", "fast", "settings"),
+)
+"""Files of the module whose code is part of a run's key."""
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "synthseg")
 """Packages whose versions a run card states."""
 
+INPUTS = {"generator": 2, "segmenter": 3}
+"""Parameters that name the run folder of an earlier chapter; empty stands for the sibling."""
 
-# The folder of a run ----------------------------------------------------------------------------
+LOCK_WAIT = 10.0
+"""Seconds to wait for a lock: the kernel of a killed run ends about a second after it."""
 
 
-def run_folder(chapter: int, parameters: Mapping[str, Scalar]) -> Path:
+class MissingRun(RunError):
+    """A run of an earlier chapter that is missing or does not fit."""
+
+
+# The folder and the key of a run ----------------------------------------------------------------
+
+
+def run_folder(chapter: int | str, parameters: Mapping[str, Scalar]) -> Path:
     """Folder of the run of a chapter."""
     folder = project_root() / str(parameters["folder"]) / f"seed-{parameters['seed']}"
     return folder / chapter_name(chapter)
 
 
-def run_key(parameters: Mapping[str, Scalar], code: str) -> str:
-    """Two runs with the same key, on the same data, have the same results.
-
-    Parameters
-    ----------
-    parameters : mapping
-        All parameters of the chapter; ``folder`` does not count.
-    code : str
-        Fingerprint of the chapter's code.
-    """
-    counting = {name: value for name, value in parameters.items() if name != "folder"}
-    return sha256([counting, METHOD_VERSION, code, module_fingerprint()])
+def receipt(folder: Path, key: str) -> Path:
+    """The file that says that the run with this key is finished."""
+    return folder / f"done-{key[:12]}.json"
 
 
-def chapter_code(chapter: int) -> str:
+def status(folder: Path) -> Path:
+    """The file in which the process that executes a run says what it is doing."""
+    return folder.with_name(f".{folder.name}.status.json")
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Code cells of a notebook, without the one that papermill injects."""
+    return [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+
+
+def code_fingerprint(notebook: nbformat.NotebookNode) -> str:
+    """Sha256 over the sources of the code cells."""
+    return sha256([cell.source for cell in code_cells(notebook)])
+
+
+def chapter_code(chapter: int | str) -> str:
     """Fingerprint of a chapter's code as it is in the book."""
-    path = chapter_path(chapter)
-    return code_fingerprint(nbformat.read(path, as_version=4)) if path.is_file() else "unknown"
+    return code_fingerprint(nbformat.read(chapter_path(chapter), as_version=4))
 
 
-def is_current(folder: Path, key: str, fingerprint: str | None = None) -> bool:
-    """Whether the run in a folder has this key, and what it used is unchanged.
+@lru_cache
+def method_fingerprint(folder: Path = Path(__file__).parent) -> str:
+    """Sha256 over the code of the method; comments, docstrings and layout do not count."""
+    trees = []
+    for path in (folder / f"{name}.py" for name in METHOD):
+        tree = ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+        for node in ast.walk(tree):
+            if isinstance(body := getattr(node, "body", None), list):
+                node.body = [  # type: ignore[attr-defined]
+                    statement
+                    for statement in body
+                    if not isinstance(statement, ast.Expr)
+                    or not isinstance(statement.value, ast.Constant)
+                ]
+        trees.append(ast.dump(tree))
+    return sha256(trees)
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run.
-    key : str
-        Key that it should have.
-    fingerprint : str, optional
-        Fingerprint of the data as they are now; not compared if not given.
+
+def run_key(
+    chapter: int | str, parameters: Mapping[str, Scalar], inputs: Mapping[str, str], data: str
+) -> str:
+    """Key of a run: where its files and inputs lie does not count, only what is in them.
+
+    `inputs` are the keys of the runs whose files it uses, by chapter, `data` is the fingerprint of
+    the data.
     """
+    counting = {k: v for k, v in parameters.items() if k not in ("folder", "data", *INPUTS)}
+    code = [METHOD_VERSION, method_fingerprint(), chapter_code(chapter)]
+    return sha256([code, counting, dict(inputs), data])
+
+
+def input_chapters(chapter: int | str, parameters: Mapping[str, Scalar]) -> dict[str, int]:
+    """The inputs of a chapter, by parameter, with the chapter that makes each."""
+    found = {name: number for name, number in INPUTS.items() if name in parameters}
+    if chapter in (4, 5, 6, 7):  # until all chapters are rewritten: their input was guessed
+        found.setdefault("generator", 2)
+    return found
+
+
+def input_folder(name: str, parameters: Mapping[str, Scalar]) -> Path:
+    """Folder of the run that an input's parameter names."""
+    given = str(parameters.get(name, ""))
+    return project_root() / given if given else run_folder(INPUTS[name], parameters)
+
+
+def read_input(name: str, parameters: Mapping[str, Scalar], data: str) -> dict[str, Any]:
+    """Card of the finished run that an input's parameter names; MissingRun if it does not fit."""
+    folder = input_folder(name, parameters)
     card = read_json(folder / "card.json")
-    used_data = (card.get("data") or {}).get("fingerprint")
-    if fingerprint and used_data and used_data != fingerprint:
-        return False
-    return card.get("key") == key and all(
-        read_json(folder.parent / name / "card.json").get("key") == used
-        for name, used in card["inputs"].items()
+    different = [
+        key
+        for key in ("crop", "size")
+        if card and card["parameters"].get(key) != parameters.get(key)
+    ]
+    if not card:
+        problem = "does not exist"
+    elif not card["finished"]:
+        problem = "is not finished"
+    elif card["data"]["fingerprint"] != data:
+        problem = f"was made from other data ({card['data']['name']})"
+    elif different:
+        problem = f"was made with {different[0]}={card['parameters'].get(different[0])}"
+    elif card["method_version"] != METHOD_VERSION:
+        problem = "was made by another version of the method"
+    else:
+        return card
+    raise MissingRun(
+        f"The {name}'s run {show_path(folder)} {problem}: make it with  "
+        f"{_command(INPUTS[name], parameters)}"
     )
 
 
-def _set_aside(folder: Path) -> None:
-    """Rename the folder of an earlier run, so that nothing is lost."""
-    key = read_json(folder / "card.json").get("key", "unknown")
-    target, count = folder.with_name(f"{folder.name}.{key[:8]}"), 1
+def _command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
+    """Command that runs another chapter as this one is run."""
+    folder = str(parameters["folder"])
+    profile, name = Path(folder).name, chapter_name(chapter)
+    if folder == f"runs/{profile}" and profile_path(profile).is_file():
+        command = ["synthseg", "run", str(chapter), "--profile", profile]
+        command += ["--seed", str(parameters["seed"]), "--data", str(parameters["data"])]
+        if parameters["nm_per_pixel"] is not None:
+            command += ["--set", f"nm_per_pixel={parameters['nm_per_pixel']}"]
+    else:
+        command = ["papermill", f"book/{name}.ipynb", f"{name}.ipynb"]
+        for key in REQUIRED:
+            if parameters[key] is not None:
+                command += ["-p", key, str(parameters[key])]
+    return shlex.join(command)
+
+
+def set_aside(folder: Path, key: str | None = None) -> bool:
+    """Rename the folder of an earlier run with another key than this, so that nothing is lost."""
+    earlier = read_json(folder / "card.json").get("key")
+    if earlier in (None, key):
+        return False
+    target, count = folder.with_name(f"{folder.name}.{earlier[:8]}"), 1
     while target.exists():
         count += 1
-        target = folder.with_name(f"{folder.name}.{key[:8]}-{count}")
-    with storing(target):
-        folder.rename(target)
+        target = folder.with_name(f"{folder.name}.{earlier[:8]}-{count}")
+    folder.rename(target)
+    return True
 
 
-LOCK_WAIT = 5.0
-"""Seconds to wait for a lock: the kernel of a killed run ends about a second after it."""
-
-_held: dict[Path, FileLock] = {}  # by this process, until it ends
+_held: dict[Path, FileLock] = {}  # by this process; the system frees them when it ends
 
 
-def _hold(folder: Path, suffix: str = "lock") -> FileLock:
-    """Take the lock of a run for this process, which may hold it already.
-
-    Raises
-    ------
-    RunLocked
-        If another process holds it.
-    StorageError
-        If there can be no lock, because the folder cannot be written to.
-    """
-    path = folder.with_name(f".{folder.name}.{suffix}")
+def hold(folder: Path, wait: float | None = None) -> None:
+    """Take the lock of a folder for this process, which may hold it already."""
+    path = folder.with_name(f".{folder.name}.lock")
     if path in _held:
-        return _held[path]
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(path), path.with_name(f"{path.name}.json")
-    with storing(folder):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=LOCK_WAIT)
-        except Timeout as error:
-            other = read_json(holder)
-            raise RunLocked(
-                f"The run in {show_path(folder)} is in use by process {other.get('pid')} on "
-                f"{other.get('host')} since {other.get('since')}: wait until it ends, or stop it, "
-                "or close its notebook; another seed has a folder of its own."
-            ) from error
+    try:
+        lock.acquire(timeout=LOCK_WAIT if wait is None else wait)
+    except Timeout as error:
+        other = read_json(holder)
+        raise RunError(
+            f"{show_path(folder)} is in use by process {other.get('pid')} on {other.get('host')} "
+            f"since {other.get('since')}: wait until it ends, or stop it, or close its notebook."
+        ) from error
     write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
     _held[path] = lock
-    return lock
 
 
-def _release(folder: Path, suffix: str = "lock") -> None:
-    if lock := _held.pop(folder.with_name(f".{folder.name}.{suffix}"), None):
-        lock.release()
+def release(folder: Path) -> None:
+    """Free the lock of a folder."""
+    _held.pop(folder.with_name(f".{folder.name}.lock")).release()
+
+
+def load_data(parameters: Mapping[str, Scalar]) -> "Dataset":
+    """Load the data that a chapter's parameters name.
+
+    A relative path counts from the root of the project, wherever the notebook runs.
+    """
+    from synthseg import volumes
+
+    data, scale = str(parameters["data"]), parameters["nm_per_pixel"]
+    if data not in ("phantom", "epfl"):
+        data = ",".join(str(project_root() / part) for part in data.split(","))
+    return volumes.load(data, None if scale is None else float(scale))
+
+
+def cut(dataset: "Dataset", parameters: Mapping[str, Scalar]) -> "Dataset":
+    """The data with the training volume cut to the parameter ``part``, if there is one."""
+    part = str(parameters.get("part", ""))
+    return replace(dataset, train=dataset.train.cut(part)) if part else dataset
+
+
+# The run card -----------------------------------------------------------------------------------
+
+
+def without_paths(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Parameters to show and to publish: of a user's own paths, only the last part."""
+    return {
+        name: ",".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
+        if isinstance(value, str) and (parts := value.split(","))
+        else value
+        for name, value in parameters.items()
+    }
 
 
 def commit() -> str | None:
@@ -239,24 +305,37 @@ def commit() -> str | None:
     return f"{head}+changes" if changed else head
 
 
-def package_version(package: str) -> str | None:
-    """Version of an installed package; None if there is none."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    installed = {package: metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **installed}
 
 
-def _device() -> str:
+def device() -> str:
+    """What computes here: graphics cards, or the processor and its number of threads."""
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return f"{platform.machine()} CPU, {os.cpu_count()} cores"
-    return ", ".join(
-        str(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU"))
-        for gpu in gpus
-    )
+    if gpus := tf.config.list_physical_devices("GPU"):
+        details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
+        return ", ".join(str(detail.get("device_name", "GPU")) for detail in details)
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    name = model[1] if model else platform.processor() or platform.machine()
+    extras = [label for flag, label in (("amx_", "AMX"), ("avx512f", "AVX-512")) if flag in text]
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "0")
+    count = int(threads) if int(threads) > 0 else os.cpu_count()
+    return f"{name}{' with ' + ' and '.join(extras) if extras else ''}, {count} threads"
+
+
+def _memory() -> int | None:
+    """Most memory that this process has used, in MiB; None where the system doesn't say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 2**20 if platform.system() == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def _now() -> str:
@@ -266,29 +345,28 @@ def _now() -> str:
 # A run, as its chapter sees it ------------------------------------------------------------------
 
 
-def start(chapter: int, namespace: dict[str, Any]) -> "Run":
+def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     """Start or resume the run of a chapter: called right after its parameters cell.
 
-    Sets the random seeds of Python, NumPy and Keras, lets TensorFlow take GPU memory only as it
-    needs it, and shows the parameters. Until this process ends, no other can start the run.
+    Checks the parameters, loads the data, finds the runs that the chapter builds upon, sets the
+    random seeds, and shows the parameters. Until this process ends, no other can start the run.
 
     Parameters
     ----------
-    chapter : int
-        Chapter number.
+    chapter : int or str
+        Chapter number; or the name of a notebook in ``workflow/``.
     namespace : dict
         ``globals()`` of the notebook. Its plain values (bool, int, float, str, None) whose names
         don't begin with an underscore are the parameters.
 
     Raises
     ------
-    ParameterError
+    RunError
         If a parameter is not one of those in the chapter's parameters cell, is missing, or has
-        another type than its default.
-    RunLocked
-        If another process is at work on this run.
-    StorageError
-        If the folder cannot be written to.
+        another type than its default; if the run of an earlier chapter does not fit; or if another
+        process is at work on this run.
+    DataError
+        If the data cannot be used.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
@@ -301,64 +379,52 @@ def start(chapter: int, namespace: dict[str, Any]) -> "Run":
     again = any(isinstance(value, Run) for value in namespace.values())
     parameters = given_parameters(chapter, namespace, strict=not again)
     namespace.update(parameters)  # now of the right types
-
-    code = chapter_code(chapter)
-    key, folder = run_key(parameters, code), run_folder(chapter, parameters)
-    _hold(folder)
+    dataset = load_data(parameters)
+    data = {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "provenance": dataset.provenance,
+    }
+    inputs, used = {}, {}
+    for name in input_chapters(chapter, parameters):
+        card = read_input(name, parameters, data["fingerprint"])
+        inputs[name] = input_folder(name, parameters)
+        used[card["chapter"]] = card["key"]
+    folder = run_folder(chapter, parameters)
+    key = run_key(chapter, parameters, used, data["fingerprint"])
+    hold(folder)
+    set_aside(folder, key)
     earlier = read_json(folder / "card.json")
-    if earlier and not is_current(folder, key):
-        _set_aside(folder)
-        earlier = {}
-    for pattern in (".*.tmp", ".*.weights.h5"):  # half-written when a process was killed
-        for leftover in folder.rglob(pattern):
-            leftover.unlink(missing_ok=True)
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:
             break  # the GPU is in use by this kernel already: too late to change, and harmless
-    reproducible(int(str(parameters["seed"])))
     card = {
         "chapter": chapter_name(chapter),
         "profile": Path(str(parameters["folder"])).name,
-        "folder": parameters["folder"],
         "key": key,
-        "code": code,
+        "code": chapter_code(chapter),
         "parameters": parameters,
         "method_version": METHOD_VERSION,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: package_version(package) for package in PACKAGES},
-        },
+        "versions": versions(),
         "commit": commit(),
-        "data": None,
-        "device": _device(),
-        "inputs": {},
-        "tables": [],
+        "data": data,
+        "device": device(),
+        "inputs": used,
         "started": earlier.get("started", _now()),
         "finished": None,
         "duration_s": 0.0,
+        "memory_mib": None,
         "sessions": earlier.get("sessions", 0) + 1,
     }
+    reproducible(int(str(parameters["seed"])))
     begun -= earlier.get("duration_s", 0.0)
-    begun_with = (earlier.get("data") or {}).get("fingerprint")
-    run = Run(chapter, folder, key, parameters, card, begun, begun_with)
+    run = Run(chapter, folder, key, parameters, cut(dataset, parameters), inputs, card, begun)
     run.save_card()
-    _show_table("Parameters", {name: repr(value) for name, value in parameters.items()})
+    shown = without_paths(parameters)
+    _show_table("Parameters", {name: repr(value) for name, value in shown.items()})
     return run
-
-
-def load_data(parameters: Mapping[str, Scalar]) -> "Dataset":
-    """Load the data that a chapter's parameters name.
-
-    A relative path counts from the root of the project, wherever the notebook runs.
-    """
-    from synthseg import volumes
-
-    data, scale = str(parameters["data"]), parameters["nm_per_pixel"]
-    if data not in ("phantom", "epfl"):
-        data = ",".join(str(project_root() / part) for part in data.split(","))
-    return volumes.load(data, None if scale is None else float(scale))
 
 
 @dataclass
@@ -367,129 +433,59 @@ class Run:
 
     Attributes
     ----------
-    chapter : int
-        Chapter number.
+    chapter : int or str
+        Chapter number, or name of a notebook of the study.
     folder : Path
         Where the run's files go.
     key : str
         Runs with the same key have the same results.
     parameters : dict
         The chapter's parameters.
+    dataset : Dataset
+        The data; the training volume is cut to the parameter ``part``.
+    inputs : dict
+        Folders of the runs that the parameters ``generator`` and ``segmenter`` name.
     """
 
-    chapter: int
+    chapter: int | str
     folder: Path
     key: str
     parameters: dict[str, Scalar]
+    dataset: "Dataset"
+    inputs: dict[str, Path]
     _card: dict[str, Any]
     _begun: float  # as if the run had never been interrupted
-    _begun_with: str | None  # fingerprint of the data, if this run was interrupted
     _metrics: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def seed(self) -> int:
+        """The seed of the run, from which all others follow."""
+        return int(str(self.parameters["seed"]))
+
+    def stream(self, name: str) -> int:
+        """Seed of one stream of random numbers, below 2^31: a function of the run's seed and name.
+
+        So no two streams of a chapter share their numbers by accident.
+        """
+        return int(sha256([self.seed, name])[:8], 16) % 2**31
 
     def save_card(self) -> None:
         """Write the run card, with the time spent so far."""
         self._card["duration_s"] = round(time.monotonic() - self._begun, 1)
+        self._card["memory_mib"] = _memory()
         write_json(self.folder / "card.json", self._card)
 
+    # Until all chapters are rewritten ------------------------------------------------------------
+
     def load_data(self) -> "Dataset":
-        """Load the data that the parameters name, and put its fingerprint on the card.
-
-        Raises
-        ------
-        RunError
-            If this run was begun with other data of the same name.
-        """
-        dataset = load_data(self.parameters)
-        if self._begun_with not in (None, dataset.fingerprint):
-            raise RunError(
-                f"The data '{self.parameters['data']}' have changed since the run in "
-                f"{show_path(self.folder)} was begun. Start anew with "
-                f"'synthseg run {self.chapter} --force', or remove that folder."
-            )
-        self._card["data"] = {
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "provenance": dataset.provenance,
-        }
-        self.save_card()
-        return dataset
-
-    def record(self, **quantities: float) -> None:
-        """Store numbers by name, for the results page and for the text of the chapter.
-
-        In a chapter's text, ``{glue:text}`` shows them; so a name may be recorded by one cell
-        only.
-        """
-        for name, value in quantities.items():
-            # NumPy's and TensorFlow's numbers show themselves with their type.
-            plain = value if isinstance(value, (bool, int, str)) else float(value)
-            # JSON has no other word for what is not a finite number.
-            finite = not isinstance(plain, float) or math.isfinite(plain)
-            self._metrics[name] = plain if finite else None
-            if get_ipython() is not None:
-                from myst_nb import glue
-
-                glue(name, plain, display=False)
-        write_json(self.folder / "metrics.json", self._metrics)
-
-    def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
-        """Store a table as ``<name>.csv``, for the results page; returns it for display."""
-        write_text(self.folder / f"{name}.csv", table.to_csv(index=False))
-        if name not in self._card["tables"]:
-            self._card["tables"].append(name)
-        self.save_card()
-        return table
+        """The data."""
+        return self.dataset
 
     def needs(self, chapter: int, filename: str) -> Path:
-        """File of an earlier chapter's finished run with the same folder, seed and data.
+        """File of an earlier chapter's run."""
+        return self.inputs[{2: "generator", 3: "segmenter"}[chapter]] / filename
 
-        Raises
-        ------
-        MissingRun
-            If there is none; the message names the command that makes it.
-        """
-        name = chapter_name(chapter)
-        path = self.folder.parent / name / filename
-        card = read_json(path.parent / "card.json")
-        mine, its = self._card["data"], card.get("data")
-        if not card.get("finished") or not path.is_file():
-            problem = "has not been made yet"
-        elif mine and its and mine["fingerprint"] != its["fingerprint"]:
-            problem = f"was made from other data ({its['name']}, fingerprint {its['fingerprint']})"
-        elif different := [
-            key
-            for key in ("data", "nm_per_pixel", "crop", "size")
-            if key in self.parameters and card["parameters"].get(key) != self.parameters[key]
-        ]:
-            key = different[0]
-            problem = f"was made with {key}={card['parameters'].get(key)}"
-        elif card["method_version"] != METHOD_VERSION:
-            problem = "was made by an older version of the method"
-        else:
-            self._card["inputs"][name] = card["key"]
-            self.save_card()
-            return path
-        raise MissingRun(
-            f"Chapter {self.chapter} needs {filename} of chapter {chapter}, which {problem}: "
-            f"make it with  {self._command(chapter)}"
-        )
-
-    def _command(self, chapter: int) -> str:
-        """Command that runs another chapter as this one is run."""
-        chosen = self.parameters
-        profile = Path(str(chosen["folder"])).name
-        if str(chosen["folder"]) == f"runs/{profile}" and profile_path(profile).is_file():
-            command = ["synthseg", "run", str(chapter), "--profile", profile]
-            command += ["--seed", str(chosen["seed"]), "--data", str(chosen["data"])]
-            if chosen["nm_per_pixel"] is not None:
-                command += ["--set", f"nm_per_pixel={chosen['nm_per_pixel']}"]
-        else:
-            name = chapter_name(chapter)
-            command = ["papermill", f"book/{name}.ipynb", f"{name}.ipynb"]
-            for key in REQUIRED:
-                if chosen[key] is not None:
-                    command += ["-p", key, str(chosen[key])]
-        return shlex.join(command)
+    # End of what goes then -----------------------------------------------------------------------
 
     def fit(
         self,
@@ -513,7 +509,7 @@ class Run:
             make_dataset,
             folder=self.folder,
             key=self.key,
-            seed=int(str(self.parameters["seed"])),
+            seed=self.seed,
             name=name,
             steps=steps,
             epochs=epochs,
@@ -521,18 +517,65 @@ class Run:
             **options,
         )
 
-    def finish(self) -> None:
-        """Complete the run card and show it; called by the last code cell of the chapter."""
-        shutil.rmtree(self.folder / "resume", ignore_errors=True)
+    def record(self, **quantities: float) -> None:
+        """Store numbers by name, for the results page and for ``{glue:text}`` in the chapter."""
+        for name, value in quantities.items():
+            # NumPy's and TensorFlow's numbers show themselves with their type.
+            plain = value if isinstance(value, (bool, int, str)) else float(value)
+            # JSON has no other word for what is not a finite number.
+            finite = not isinstance(plain, float) or math.isfinite(plain)
+            self._metrics[name] = plain if finite else None
+            if get_ipython() is not None:
+                from myst_nb import glue
+
+                glue(name, plain, display=False)
         write_json(self.folder / "metrics.json", self._metrics)
+
+    def table(
+        self,
+        name: str,
+        frame: pd.DataFrame,
+        names: Mapping[str, str] | None = None,
+        digits: int = 3,
+    ) -> Any:
+        """Store a table as ``NAME.csv``, record its numbers, and return it for display.
+
+        The number in a row and a column is recorded as ``NAME_ROW_COLUMN``; ROW is the value in the
+        first column, or the number of the row, from 1, where two rows have the same value.
+        """
+        from synthseg import figures
+
+        write_text(self.folder / f"{name}.csv", frame.to_csv(index=False))
+        first = frame.iloc[:, 0]
+        labels = first if first.is_unique else range(1, len(frame) + 1)
+        self.record(
+            **{
+                _slug(f"{name} {label} {column}"): value
+                for label, row in zip(labels, frame.to_dict("records"), strict=True)
+                for column, value in list(row.items())[1:]
+                if isinstance(value, (int, float)) and not isinstance(value, bool)
+            }
+        )
+        if not hasattr(figures, "table"):  # until it is there
+            return frame
+        return figures.table(frame, names, digits)
+
+    def say(self, text: str) -> None:
+        """Show a text in Markdown."""
+        display(Markdown(text))
+
+    def finish(self) -> None:
+        """Complete the run card, write the receipt and show the card: the chapter's last cell."""
+        self.record()
         self._card["finished"] = _now()
         self.save_card()
-        card, data = self._card, self._card["data"] or {}
+        card, data = self._card, self._card["data"]
+        write_json(receipt(self.folder, self.key), {"key": self.key, "finished": card["finished"]})
         _show_table(
             "Run card",
             {
-                "data": f"{data.get('name')} ({data.get('fingerprint')})",
-                "seed": str(self.parameters["seed"]),
+                "data": f"{data['name']} ({data['fingerprint']})",
+                "seed": str(self.seed),
                 "method version": str(card["method_version"]),
                 "commit": card["commit"] or "unknown",
                 "duration": show_duration(card["duration_s"]),
@@ -540,6 +583,10 @@ class Run:
             },
             row=True,
         )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def _show_table(title: str, values: Mapping[str, str], row: bool = False) -> None:
@@ -557,153 +604,3 @@ def _show_table(title: str, values: Mapping[str, str], row: bool = False) -> Non
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     page = f"<table><caption>{html.escape(title)}</caption>{body}</table>"
     display({"text/html": page, "text/plain": text}, raw=True)
-
-
-# Executing chapters -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Executed:
-    """Outcome of :func:`execute`.
-
-    Attributes
-    ----------
-    notebook : Path
-        The executed notebook.
-    skipped : bool
-        Whether a finished run with the same key made it unnecessary to execute the chapter.
-    duration_s : float
-        Seconds that this call took.
-    damaged : list of Path
-        Files in the run's folder that could not be read and were set aside.
-    """
-
-    notebook: Path
-    skipped: bool
-    duration_s: float
-    damaged: list[Path] = field(default_factory=list)
-
-
-def _logging_to(log: Path) -> type[AsyncKernelManager]:
-    """A kernel manager whose kernels write libraries' messages to a file, off the terminal.
-
-    TensorFlow and ipykernel report on devices and ports at each start, below Python's own streams
-    and in the middle of the progress bar.
-    """
-
-    class LoggingKernelManager(AsyncKernelManager):
-        async def start_kernel(self, **options: Any) -> None:
-            with log.open("wb") as messages:
-                await super().start_kernel(**options, stderr=messages)
-
-    return LoggingKernelManager
-
-
-def execute(
-    chapter: int,
-    parameters: Mapping[str, Scalar],
-    *,
-    fingerprint: str | None = None,
-    force: bool = False,
-    progress: bool = True,
-) -> Executed:
-    """Execute a chapter by papermill in a fresh kernel of the running Python.
-
-    Parameters
-    ----------
-    chapter : int
-        Chapter number.
-    parameters : mapping
-        All parameters of the chapter, as :func:`synthseg.parameters.plan` settles them.
-    fingerprint : str, optional
-        Fingerprint of the data as they are now: a run that was made from others is set aside.
-    force : bool
-        Start anew even if the run is finished or begun; the earlier one is set aside.
-    progress : bool
-        Show a progress bar over the cells, if standard error is a terminal.
-
-    Raises
-    ------
-    ChapterError
-        If a cell fails; the message names chapter, cell, error and the partial notebook.
-    RunLocked
-        If another process is at work on this run.
-    StorageError
-        If the folder cannot be written to, or the disk is full.
-    """
-    begun, name, path = time.monotonic(), chapter_name(chapter), chapter_path(chapter)
-    folder, key = run_folder(chapter, parameters), run_key(parameters, chapter_code(chapter))
-    notebook = folder / f"{name}.ipynb"
-    finished = read_json(folder / "card.json").get("finished") and notebook.is_file()
-    if finished and not force and is_current(folder, key, fingerprint):
-        with storing(folder):
-            (folder / "card.json").touch()  # the latest run is the one that a book is built from
-        return Executed(notebook, True, time.monotonic() - begun)
-    # The kernel takes the run's lock, but some seconds after it has been started.
-    _hold(folder, "runner.lock")
-    try:
-        _hold(folder)
-        _release(folder)
-        if (folder / "card.json").is_file() and (force or not is_current(folder, key, fingerprint)):
-            _set_aside(folder)
-        with storing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{name}.partial.ipynb"
-        _execute(chapter, path, partial, parameters, progress)
-        partial.replace(notebook)
-    finally:
-        _release(folder, "runner.lock")
-    if not read_json(folder / "card.json").get("finished"):
-        raise ChapterError(
-            f"Chapter {chapter} ({name}) ended without run.finish(): "
-            "its last code cell must call it."
-        )
-    damaged = sorted(folder.rglob("*.damaged*"))
-    return Executed(notebook, False, time.monotonic() - begun, damaged)
-
-
-def _execute(
-    chapter: int, path: Path, partial: Path, parameters: Mapping[str, Scalar], progress: bool
-) -> None:
-    """Execute a notebook by papermill."""
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    name = chapter_name(chapter)
-    # Kernels inherit these: no start-up messages of TensorFlow in the book, and the kernel that
-    # belongs to this environment rather than one of the same name in the user's home folder.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")  # see training.reproducible
-    # They must not inherit a user's Matplotlib backend: chapters would show no figures.
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        papermill.execute_notebook(
-            str(path),
-            str(partial),
-            parameters=dict(parameters),
-            kernel_name="python3",
-            language="python",
-            cwd=str(project_root()),
-            progress_bar={"desc": name, "disable": None, "leave": False} if progress else False,
-            kernel_manager_class=_logging_to(partial.with_name(f"{name}.log")),
-        )
-    except papermill.PapermillExecutionError as error:
-        first = error.source.partition("\n")[0]
-        reason = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue).partition("\n")[0].rstrip(".")
-        raise ChapterError(
-            f"Chapter {chapter} ({name}) stopped in cell [{error.exec_count}] ({first}) with "
-            f"{error.ename}: {reason}; the notebook up to there is {show_path(partial)}"
-        ) from error
-    except DeadKernelError as error:
-        raise ChapterError(
-            f"Chapter {chapter} ({name}) stopped because its kernel died, mostly for lack of "
-            "memory; the same command goes on after the last finished epoch, and the notebook up "
-            f"to there is {show_path(partial)}"
-        ) from error
-    except OSError as error:  # papermill writes the notebook after each cell
-        with storing(partial):
-            raise error
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend

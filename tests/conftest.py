@@ -1,10 +1,13 @@
-"""What all tests share: a quiet, single-threaded TensorFlow, and the real data where it exists."""
+"""What tests share: a quiet, single-threaded TensorFlow, a small project, the real data."""
 
 import os
 from pathlib import Path
 
 import matplotlib
+import nbformat
+import numpy as np
 import pytest
+import tifffile
 
 # Before anything imports TensorFlow.
 for name, value in {
@@ -29,13 +32,116 @@ def epfl_folder() -> Path:
     return folder
 
 
+PARAMETERS = """\
+data = "mine"  # a folder
+nm_per_pixel = 5.0
+seed = 0
+folder = "runs/local"
+crop = 8
+size = 8
+steps = 100
+rate = 0.5
+augment = False
+"""
+CELLS = {
+    1: """
+import os
+import sys
+import pandas as pd
+
+print("rate", rate, os.environ["MPLBACKEND"])
+print("noise", file=sys.stderr)
+run.record(rate=rate)
+run.table("slices", pd.DataFrame({"part": ["first", "last"], "Dice score": [0.5, 1.0]}))
+""",
+    2: """
+import keras
+import tensorflow as tf
+
+inputs = keras.Input((4,))
+model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(0.5)(inputs)))
+model.compile(keras.optimizers.Adam(0.01), loss="mse")
+
+
+def batches(first):
+    def batch(step):
+        inputs = tf.random.stateless_normal((8, 4), [run.stream("batches"), step])
+        return inputs, tf.reduce_sum(inputs, axis=1, keepdims=True)
+
+    return tf.data.Dataset.counter(first).map(batch)
+
+
+history = run.fit(model, batches, name="gan", steps=steps, epochs=min(steps, 50))
+run.record(loss=history["loss"].iloc[-1], weight=float(model.get_weights()[0][0, 0]))
+""",
+    3: "run.record(rate=rate, from_gan=(run.inputs['generator'] / 'metrics.json').is_file())",
+}
+
+
+def make_chapter(number: int, cell: str, parameters: str = PARAMETERS) -> nbformat.NotebookNode:
+    """A notebook with a title, its parameters, its start, one cell, and its end."""
+    start = f"from synthseg import runs\n\nrun = runs.start({number}, globals())"
+    code = [
+        nbformat.v4.new_code_cell(source.strip(), id=f"cell-{index}")
+        for index, source in enumerate((parameters, start, cell, "run.finish()"))
+    ]
+    code[0].metadata["tags"] = ["parameters"]
+    title = nbformat.v4.new_markdown_cell(f"# Chapter {number}", id="title")
+    text = nbformat.v4.new_markdown_cell("The rate is {glue:text}`rate:.2f`.", id="text")
+    last = [text] if "rate=" in cell else []
+    notebook = nbformat.v4.new_notebook(cells=[title, *code, *last])
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.kernelspec = kernel
+    return notebook
+
+
+def write_stack(folder: Path, grey: int = 90) -> None:
+    """A stack of one's own that begins with the given grey value."""
+    z, _, x = np.indices((8, 16, 16), np.uint8)
+    mask = np.zeros((8, 16, 16), np.uint8)
+    mask[:, 4:8, 4:8] = 1
+    folder.mkdir(exist_ok=True)
+    tifffile.imwrite(folder / "image.tif", grey + 4 * x + z)
+    tifffile.imwrite(folder / "mask.tif", mask)
+
+
 @pytest.fixture
-def bound_by_permissions(tmp_path: Path) -> None:
-    """Skip a test where permissions are no obstacle, as to an administrator."""
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o500)
-    try:
-        (locked / "file").touch()
-    except PermissionError:
-        return
-    pytest.skip("permissions do not bind this user")
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of three small chapters and a book; other processes find it, too."""
+    from synthseg import parameters, publishing, reruns
+
+    root = tmp_path / "project"
+    monkeypatch.setenv("SYNTHSEG_ROOT", str(root))
+    names = {1: "01_data", 2: "02_gan", 3: "03_baseline_segmentation"}
+    for module in (parameters, publishing, reruns):
+        monkeypatch.setattr(module, "CHAPTERS", names)
+    (root / "book").mkdir(parents=True)
+    write_stack(root / "mine")
+    for number, name in names.items():
+        more = 'generator = ""\n' if number == 3 else ""
+        notebook = make_chapter(number, CELLS[number], PARAMETERS + more)
+        nbformat.write(notebook, root / "book" / f"{name}.ipynb")
+    toc = "format: jb-book\nroot: intro\nchapters:\n"
+    toc += "".join(f"- file: {name}\n" for name in (*names.values(), "results"))
+    (root / "book" / "_toc.yml").write_text(toc)
+    (root / "book" / "intro.md").write_text("# Intro\n\nA {glue:text}`01_data.ipynb::rate:.2f`.\n")
+    table = "```{{csv-table}} T\n:file: ../results/{}.csv\n:header-rows: 1\n```\n\n"
+    tables = table.format("metrics") + table.format("cards")
+    (root / "book" / "results.md").write_text(f"# Results\n\n{tables}")
+    (root / "_config.yml").write_text(
+        'title: T\nauthor: A\nlogo: ""\nexecute:\n  execute_notebooks: "off"\n'
+        "only_build_toc_files: true\n"
+    )
+    (root / "params").mkdir()
+    profile = "all:\n  rate: 0.25\n03_baseline_segmentation:\n  steps: 20\n"
+    (root / "params" / "smoke.yaml").write_text(profile)
+    (root / "workflow").symlink_to(Path(__file__).parents[1] / "workflow")
+    monkeypatch.chdir(root)
+    return root
+
+
+def given(**changes: object) -> dict[str, object]:
+    """The ``globals()`` of a notebook of the project."""
+    values: dict[str, object] = {}
+    exec(PARAMETERS, {}, values)
+    return {**values, **changes}

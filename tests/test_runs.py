@@ -1,110 +1,29 @@
-"""Runs: parameters, folders, run cards, exact resume, execution, publishing."""
+"""Runs: parameters, keys, inputs, cards; jobs executed by Snakemake, killed and resumed."""
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
-import tensorflow as tf
-import tifffile
+from conftest import given, make_chapter, write_stack
 
-from synthseg import parameters, publishing, runs
+from synthseg import figures, jobs, parameters, publishing, reruns, runs, volumes
 
-# Keras stores variables through an interface that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-PARAMETERS = """\
-data = "phantom"  # phantom, epfl, a folder or a pair of files
-nm_per_pixel = None
-seed = 0
-folder = "runs/local"
-steps = 100
-rate = 0.5
-augment = False
-"""
-INLINE = "module://matplotlib_inline.backend_inline"
-START = "from synthseg import runs\n\nrun = runs.start({chapter}, globals())"
-
-
-def chapter(number: int, *cells: str, first: str = PARAMETERS) -> nbformat.NotebookNode:
-    sources = [first, START.format(chapter=number), *cells, "run.finish()"]
-    code = [
-        nbformat.v4.new_code_cell(source, id=f"cell-{index}")
-        for index, source in enumerate(sources)
-    ]
-    code[0].metadata["tags"] = ["parameters"]
-    title = nbformat.v4.new_markdown_cell(f"# Chapter {number}", id="title")
-    text = nbformat.v4.new_markdown_cell("The rate is {glue:text}`rate:.2f`.", id="text")
-    notebook = nbformat.v4.new_notebook(cells=[title, *code, *([text] if cells else [])])
-    # papermill on the command line asks for the language
-    notebook.metadata.kernelspec = {
-        "name": "python3",
-        "display_name": "Python 3",
-        "language": "python",
-    }
-    return notebook
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of two chapters; other processes find it by the environment variable."""
-    monkeypatch.setenv("SYNTHSEG_ROOT", str(tmp_path))
-    names = {1: "01_data", 3: "03_baseline_segmentation"}
-    monkeypatch.setattr(parameters, "CHAPTERS", names)
-    monkeypatch.setattr(publishing, "CHAPTERS", names)
-    book = tmp_path / "book"
-    book.mkdir()
-    recording = "import os\nimport sys\n\nprint('rate', rate, os.environ['MPLBACKEND'])\n"
-    recording += "print('noise', file=sys.stderr)\nrun.record(rate=rate)"
-    table = "import pandas as pd\n\nrun.table('slices', pd.DataFrame({'slice': [0], 'dice': [1]}))"
-    nbformat.write(chapter(1, recording, table), book / "01_data.ipynb")
-    nbformat.write(chapter(3), book / "03_baseline_segmentation.ipynb")
-    (book / "_toc.yml").write_text(
-        "format: jb-book\nroot: intro\nchapters:\n- file: 01_data\n"
-        "- file: 03_baseline_segmentation\n- file: results\n"
-    )
-    (book / "intro.md").write_text("# Intro\n\nA {glue:text}`01_data.ipynb::rate:.2f`.\n")
-    (book / "results.md").write_text(
-        "# Results\n\n"
-        + "".join(
-            f"```{{csv-table}} {name}\n:file: ../results/{name}.csv\n:header-rows: 1\n```\n\n"
-            for name in ("metrics", "cards", "01_data.slices")
-        )
-    )
-    (tmp_path / "_config.yml").write_text(
-        'title: T\nauthor: A\nlogo: ""\nexecute:\n  execute_notebooks: "off"\n'
-        "only_build_toc_files: true\n"
-    )
-    (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "smoke.yaml").write_text(
-        "all:\n  rate: 0.25\n03_baseline_segmentation:\n  steps: 20\n"
-    )
-    return tmp_path
-
-
-def namespace(**changes: object) -> dict[str, object]:
-    values: dict[str, object] = {}
-    exec(PARAMETERS, values)
-    return {**values, **changes}
-
-
-# Parameters
+# Parameters ---------------------------------------------------------------------------------------
 
 
 def test_defaults_are_those_of_the_parameters_cell(project: Path) -> None:
-    assert parameters.default_parameters(parameters.chapter_path(1)) == {
-        "data": "phantom",
-        "nm_per_pixel": None,
-        "seed": 0,
-        "folder": "runs/local",
-        "steps": 100,
-        "rate": 0.5,
-        "augment": False,
-    }
+    found = parameters.default_parameters(parameters.chapter_path(1))
+    assert found == given()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +36,7 @@ def test_defaults_are_those_of_the_parameters_cell(project: Path) -> None:
     ],
 )
 def test_parameters_cell_holds_plain_values_only(project: Path, cell: str, message: str) -> None:
-    nbformat.write(chapter(1, first=cell), parameters.chapter_path(1))
+    nbformat.write(make_chapter(1, "", cell), parameters.chapter_path(1))
     with pytest.raises(parameters.ParameterError, match=message):
         parameters.default_parameters(parameters.chapter_path(1))
 
@@ -145,7 +64,10 @@ def test_setting_takes_the_type_of_the_default(
 
 @pytest.mark.parametrize(
     ("text", "default"),
-    [("abc", 1), ("1.5", 1), ("true", 1), ("1", False), ("null", 1), ("[1]", 1), ("abc", None)],
+    [
+        *(("abc", 1), ("1.5", 1), ("true", 1), ("1", False), ("null", 1), ("[1]", 1)),
+        *(("abc", None), (".nan", 0.5), (".inf", 1), ("9" * 400, 0.5)),
+    ],
 )
 def test_setting_of_another_type_is_refused(text: str, default: parameters.Scalar) -> None:
     with pytest.raises(parameters.ParameterError, match="steps"):
@@ -153,15 +75,12 @@ def test_setting_of_another_type_is_refused(text: str, default: parameters.Scala
 
 
 def test_plan_lays_settings_over_profile_over_defaults(project: Path) -> None:
-    plan = parameters.plan([3, 1], "smoke", data="epfl", seed=5, settings=["steps=7"])
-    assert list(plan) == [1, 3]
-    assert plan[1] == plan[3]
-    assert plan[1]["steps"] == 7
-    assert plan[1]["rate"] == 0.25
-    assert (plan[1]["data"], plan[1]["seed"]) == ("epfl", 5)
-    assert plan[1]["folder"] == "runs/smoke"
+    plan = parameters.plan([2, 1], "smoke", data="epfl", seed=5, settings=["steps=7"])
+    assert list(plan) == [1, 2]
+    assert plan[1] == plan[2]
+    assert (plan[1]["steps"], plan[1]["rate"]) == (7, 0.25)
+    assert (plan[1]["data"], plan[1]["seed"], plan[1]["folder"]) == ("epfl", 5, "runs/smoke")
     assert parameters.plan([1, 3], "smoke")[3]["steps"] == 20
-    assert parameters.plan([1], "smoke", seed=5, settings=["seed=3"])[1]["seed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -180,345 +99,281 @@ def test_faulty_profile_is_refused(project: Path, profile: str, named: str) -> N
         parameters.read_profile("smoke")
 
 
-def test_unknown_names_are_refused(project: Path) -> None:
+def test_unknown_names_are_refused_with_the_near_one(project: Path) -> None:
     with pytest.raises(parameters.ParameterError, match="did you mean 'steps'"):
         parameters.plan([3], "smoke", settings=["stepz=20"])
     with pytest.raises(parameters.ParameterError, match="did you mean 'smoke'"):
         parameters.plan([3], "smok")
     with pytest.raises(parameters.RunError, match="no chapter 9"):
         parameters.plan([9], "smoke")
-
-
-# Runs
-
-
-def test_start_refuses_unknown_parameters(project: Path) -> None:
     with pytest.raises(parameters.ParameterError, match="did you mean 'steps'"):
-        runs.start(1, namespace(stepz=20))
+        runs.start(1, given(stepz=20))
     with pytest.raises(parameters.ParameterError, match="whole number"):
-        runs.start(1, namespace(steps="many"))
+        runs.start(1, given(steps="many"))
     assert not (project / "runs").exists()
 
 
+# A run as its chapter sees it ---------------------------------------------------------------------
+
+
 def test_start_may_be_repeated_in_an_open_notebook(project: Path) -> None:
-    values = namespace(steps=20.0)
+    values = given(steps=20.0)
     values["run"] = runs.start(1, values)
     assert type(values["steps"]) is int
     values["best_dice"] = 0.7
     assert "best_dice" not in runs.start(1, values).parameters
 
 
-def test_run_card_and_records(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = runs.start(1, namespace(seed=3))
-    assert run.folder == project / "runs" / "local" / "seed-3" / "01_data"
-    asked = []
-    dataset = SimpleNamespace(name="own", fingerprint="ab12", provenance="Drawn.")
+def test_card_records_and_receipt(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "synthseg.volumes.load", lambda *arguments: asked.append(arguments) or dataset
+        figures, "table", lambda frame, names, digits: (names, digits), raising=False
     )
-    run.parameters["data"] = "a.tif,b.tif"
-    assert run.load_data() is dataset
-    assert asked == [(f"{project}/a.tif,{project}/b.tif", None)]
+    run = runs.start(1, given(seed=3, data=str(project / "mine")))
+    assert run.folder == project / "runs" / "local" / "seed-3" / "01_data"
     run.record(dice=np.float32(0.5), slices=3)
     run.record(empty=float("nan"))
+    rows = pd.DataFrame({"Arm": ["A4 real", "A1"], "test Dice": [0.5, 0.25], "note": ["a", "b"]})
+    assert run.table("arms", rows, {"note": "Note"}) == ({"note": "Note"}, 3)
+    run.table("steps", pd.DataFrame({"step": [1, 1], "loss": [4, 5]}))
+    assert not runs.receipt(run.folder, run.key).is_file()
     run.finish()
+    assert runs.receipt(run.folder, run.key).is_file()
     assert json.loads((run.folder / "metrics.json").read_text()) == {
-        "dice": 0.5,
-        "slices": 3,
-        "empty": None,
+        **{"dice": 0.5, "slices": 3, "empty": None},
+        **{"arms_a4_real_test_dice": 0.5, "arms_a1_test_dice": 0.25},
+        **{"steps_1_loss": 4, "steps_2_loss": 5},
     }
+    assert pd.read_csv(run.folder / "arms.csv").equals(rows)
     card = parameters.read_json(run.folder / "card.json")
     assert card["finished"]
-    assert card["data"] == {"name": "own", "fingerprint": "ab12", "provenance": "Drawn."}
-    assert card["parameters"]["seed"] == 3
+    assert card["data"]["fingerprint"] == run.dataset.fingerprint
     assert card["versions"]["keras"] == keras.__version__
+    assert "threads" in card["device"]
     assert not list(run.folder.glob(".*"))
 
 
-def test_run_with_other_parameters_sets_the_earlier_one_aside(project: Path) -> None:
-    first = runs.start(1, namespace())
+def test_streams_differ_by_name_and_seed(project: Path) -> None:
+    run, other = runs.start(1, given()), runs.start(1, given(seed=1))
+    values = [run.stream("crops"), run.stream("noise"), other.stream("crops")]
+    assert len(set(values)) == 3
+    assert all(0 <= value < 2**31 for value in values)
+    assert runs.start(1, given(rate=0.75)).stream("crops") == values[0]
+
+
+def test_a_part_of_the_training_volume(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = runs.load_data(given())
+    renamed = lambda volume, part: replace(volume, name=part)  # noqa: E731
+    monkeypatch.setattr(volumes.Volume, "cut", renamed, raising=False)
+    part = runs.cut(whole, {"part": "0:2"})
+    assert part.train.name == "0:2"
+    assert part.test is whole.test
+    assert runs.cut(whole, {"part": ""}) is whole
+
+
+def test_a_run_with_other_parameters_sets_the_earlier_one_aside(project: Path) -> None:
+    first = runs.start(1, given())
     first.record(dice=0.5)
-    runs.start(1, namespace(steps=20))
+    assert runs.start(1, given()).key == first.key
+    assert (first.folder / "metrics.json").is_file()
+    runs.start(1, given(steps=20))
     aside = first.folder.with_name(f"01_data.{first.key[:8]}")
     assert (aside / "metrics.json").is_file()
     assert not (first.folder / "metrics.json").exists()
 
 
-def test_needs_names_the_command(project: Path) -> None:
-    later = runs.start(3, namespace(folder="runs/smoke"))
-    with pytest.raises(
-        parameters.MissingRun, match="synthseg run 1 --profile smoke --seed 0 --data phantom"
-    ):
-        later.needs(1, "model.keras")
-    earlier = runs.start(1, namespace(folder="runs/smoke"))
-    (earlier.folder / "model.keras").touch()
-    with pytest.raises(parameters.MissingRun, match="not been made"):
-        later.needs(1, "model.keras")
-    earlier.finish()
-    assert later.needs(1, "model.keras") == earlier.folder / "model.keras"
-    other = runs.start(3, namespace(folder="runs/smoke", data="epfl"))
-    with pytest.raises(parameters.MissingRun, match="made with data=phantom"):
-        other.needs(1, "model.keras")
-    raw = runs.start(3, namespace())
-    with pytest.raises(parameters.MissingRun, match=r"papermill book/01_data\.ipynb .* -p seed 0"):
-        raw.needs(1, "model.keras")
+# Keys and inputs ----------------------------------------------------------------------------------
 
 
-def own_data(folder: Path, grey: int) -> str:
-    """A stack of one's own that begins with the given grey value, for ``--data``."""
-    z, _, x = np.indices((8, 16, 16), np.uint8)
-    image = grey + 4 * x + z
-    mask = np.zeros_like(image)
-    mask[:, 4:8, 4:8] = 1
-    tifffile.imwrite(folder / "image.tif", image)
-    tifffile.imwrite(folder / "mask.tif", mask)
-    return str(folder)
+def finished(chapter: int, **changes: object) -> runs.Run:
+    run = runs.start(chapter, given(**changes))
+    run.finish()
+    return run
 
 
-def test_changed_data_are_noticed(project: Path, tmp_path: Path) -> None:
-    given = namespace(data=own_data(tmp_path, 90), nm_per_pixel=5.0)
-    first = runs.start(1, dict(given))
-    before = first.load_data().fingerprint
-    (first.folder / "model.keras").touch()
-    first.finish()
-    later = runs.start(3, dict(given))
-    later.load_data()
-    assert later.needs(1, "model.keras").is_file()
-    assert runs.is_current(first.folder, first.key, before)
+def test_the_key_holds_what_numbers_depend_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(inputs: dict[str, str] | None = None, data: str = "d", **changes: object) -> str:
+        return runs.run_key(1, given(**changes), inputs or {}, data)
 
-    own_data(tmp_path, 120)
-    after = runs.load_data(first.parameters).fingerprint
-    assert not runs.is_current(first.folder, first.key, after)
-    with pytest.raises(parameters.RunError, match=r"have changed since .* --force"):
-        runs.start(3, dict(given)).load_data()
-    another = runs.start(3, given | {"rate": 0.75})
-    another.load_data()
-    with pytest.raises(parameters.MissingRun, match="made from other data"):
-        another.needs(1, "model.keras")
+    before = key()
+    assert key(folder="elsewhere", generator="runs/other/seed-0/02_gan", data="d") == before
+    others = [key(steps=3), key({"02_gan": "k"}), key(data="e"), key(seed=1)]
+    nbformat.write(make_chapter(1, "other = 1"), parameters.chapter_path(1))
+    others.append(key())
+    monkeypatch.setattr(runs, "method_fingerprint", lambda: "other method")
+    others.append(key())
+    assert len({before, *others}) == 7
 
 
-def test_run_is_stale_when_its_inputs_are(project: Path) -> None:
-    earlier = runs.start(1, namespace())
-    (earlier.folder / "file").touch()
-    earlier.finish()
-    later = runs.start(3, namespace())
-    later.needs(1, "file")
-    assert runs.is_current(later.folder, later.key)
-    runs.start(1, namespace(steps=20))
-    assert not runs.is_current(later.folder, later.key)
-
-
-# Training
-
-
-def dense_model() -> keras.Model:
-    inputs = keras.Input((4,))
-    tensor = keras.layers.Dense(8)(inputs)
-    tensor = keras.layers.BatchNormalization()(tensor)
-    tensor = keras.layers.Dropout(0.5)(tensor)
-    model = keras.Model(inputs, keras.layers.Dense(1)(tensor))
-    model.compile(keras.optimizers.Adam(0.01), loss="mse")
-    return model
-
-
-class TwoOptimizers(keras.Model):
-    """Like a GAN: a model whose own optimisers are not those of ``compile``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = dense_model(), dense_model()
-        self.optimizers = []
-        self.first_optimizer = keras.optimizers.Adam(0.01)
-        self.second_optimizer = keras.optimizers.Adam(0.02)
-        self.first_optimizer.build(self.first.trainable_variables)
-        self.second_optimizer.build(self.second.trainable_variables)
-        self.built = True
-        self.compile()
-
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs, targets = data
-        with tf.GradientTape(persistent=True) as tape:
-            between = self.first(inputs, training=True)
-            loss = tf.reduce_mean(tf.square(targets - between))
-            other = tf.reduce_mean(tf.square(self.second(inputs, training=True) - between))
-        for network, optimizer, value in (
-            (self.first, self.first_optimizer, loss),
-            (self.second, self.second_optimizer, other),
-        ):
-            variables = network.trainable_variables
-            optimizer.apply(tape.gradient(value, variables), variables)
-        return {"loss": loss, "other": other}
-
-
-def batches(first_step: int) -> tf.data.Dataset:
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        inputs = tf.random.stateless_normal((8, 4), [1, step])
-        return inputs, tf.reduce_sum(inputs, axis=1, keepdims=True)
-
-    return tf.data.Dataset.counter(first_step).map(batch)
-
-
-class Crash(keras.callbacks.Callback):
-    """Stops in the middle of the third epoch."""
-
-    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
-        if len(self.model.history.epoch) == 2 and batch == 1:
-            raise InterruptedError
-
-
-@pytest.mark.parametrize("build", [dense_model, TwoOptimizers])
-def test_interrupted_training_resumes_exactly(project: Path, build: type[keras.Model]) -> None:
-    def fit(folder: str, **options: object) -> tuple[keras.Model, object, runs.Run]:
-        run = runs.start(1, namespace(folder=folder))
-        if "again" in options:  # other initial weights and random numbers: all must be restored
-            keras.utils.set_random_seed(int(str(options.pop("again"))))
-        model = build()
-        history = run.fit(model, batches, name="model", steps=12, epochs=4, **options)
-        return model, history, run
-
-    straight, expected, _ = fit("runs/straight")
-    following = np.random.random(3)
-    with pytest.raises(InterruptedError):
-        fit("runs/broken", callbacks=[Crash()])
-    broken = project / "runs" / "broken" / "seed-0" / "01_data"
-    assert list((broken / "resume").glob("model-*.weights.h5"))
-    resumed, history, run = fit("runs/broken", again=99)
-    assert history.equals(expected)
-    assert list(history["step"]) == [3, 6, 9, 12]
-    assert len(straight.variables) == len(resumed.variables)
-    for one, other in zip(straight.variables, resumed.variables, strict=True):
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
-    assert not list((broken / "resume").glob("*"))
-    assert run._card["sessions"] == 2
-    np.testing.assert_array_equal(following, np.random.random(3))
-
-    def refuse(first_step: int) -> tf.data.Dataset:
-        raise AssertionError("A complete training is not repeated.")
-
-    loaded = build()
-    again = run.fit(loaded, refuse, name="model", steps=12, epochs=4)
-    assert again.equals(expected)
-    for one, other in zip(straight.variables, loaded.variables, strict=True):
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
-    assert (broken / "model.history.csv").read_text().startswith("epoch,step,loss")
-
-
-def test_optimizer_state_is_restored(project: Path) -> None:
-    run = runs.start(1, namespace())
-    first, second = dense_model(), dense_model()
-    run.fit(first, batches, name="model", steps=2, epochs=2)
-    run.fit(second, batches, name="model", steps=2, epochs=2)
-    assert int(second.optimizer.iterations) == 2
-    for one, other in zip(first.optimizer.variables, second.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
-
-
-def test_fewer_steps_than_epochs(project: Path) -> None:
-    run = runs.start(1, namespace())
-    history = run.fit(dense_model(), batches, name="short", steps=2, epochs=10)
-    assert list(history["step"]) == [1, 2]
-    with pytest.raises(parameters.ParameterError, match="at least 1"):
-        run.fit(dense_model(), batches, name="none", steps=0, epochs=10)
-
-
-# Execution and publication
-
-
-def test_execute_build_publish_and_check(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = parameters.plan([1], "smoke")[1]
-    monkeypatch.setenv("MPLBACKEND", "Agg")  # would leave the chapter without figures
-    done = runs.execute(1, planned, progress=False)
-    assert os.environ["MPLBACKEND"] == "Agg"
-    assert not done.skipped
-    assert done.notebook == project / "runs" / "smoke" / "seed-0" / "01_data" / "01_data.ipynb"
-    assert runs.execute(1, planned, progress=False).skipped
-    assert publishing.seeds("smoke") == [0]
-
-    # A book of which a chapter has not been executed can be built, and says so.
-    index, executed = publishing.build_run("smoke")
-    assert executed == [1]
-    assert index == project / "runs" / "smoke" / "book" / "index.html"
-    pages = index.parent
-    assert "0.25" in (pages / "intro.html").read_text()
-    assert "has not been executed" not in (pages / "01_data.html").read_text()
-    assert "rate 0.25" in (pages / "01_data.html").read_text()
-    assert "has not been executed" in (pages / "03_baseline_segmentation.html").read_text()
-    assert "01_data" in (pages / "results.html").read_text()
-
-    assert publishing.publish("smoke") == [1]
-    published = nbformat.read(parameters.chapter_path(1), as_version=4)
-    assert published.cells[3].outputs[0].text == f"rate 0.25 {INLINE}\n"
-    assert [output.get("name") for output in published.cells[3].outputs] == ["stdout", None]
-    assert len(published.cells) == 7
-    metrics = (project / "results" / "metrics.csv").read_text()
-    assert metrics == "chapter,quantity,value,seed\n01_data,rate,0.25,0\n"
-    cards = (project / "results" / "cards.csv").read_text().splitlines()
-    assert cards[0] == ",".join(publishing.CARDS_COLUMNS)
-    assert len(cards) == 2
-    assert (project / "results" / "01_data.slices.csv").is_file()
-    checked = publishing.check()
-    assert checked[0].problems == []
-    assert "missing" in checked[1].problems[0]
-
-    path = project / "results" / "01_data.card.json"
-    card = runs.read_json(path)
-    runs.write_json(path, card | {"method_version": 0})
-    assert f"method version 0, now {runs.METHOD_VERSION}" in publishing.check()[0].problems[0]
-    runs.write_json(path, card | {"inputs": {"02_gan": "another key"}})
-    assert "another run of 02_gan" in publishing.check()[0].problems[0]
-    runs.write_json(path, card)
-    assert publishing.check()[0].problems == []
-
-    published.cells[3].outputs = []
-    nbformat.write(published, parameters.chapter_path(1))
-    assert "outputs" in publishing.check()[0].problems[0]
-    published.cells[3].source = "print(rate)"
-    nbformat.write(published, parameters.chapter_path(1))
-    assert "code cells" in publishing.check()[0].problems[0]
-    with pytest.raises(parameters.RunError, match="changed after its run"):
-        publishing.publish("smoke")
-
-
-def test_failing_cell_is_named(project: Path) -> None:
-    nbformat.write(chapter(1, "raise ValueError('no such cell')"), parameters.chapter_path(1))
-    with pytest.raises(
-        parameters.ChapterError,
-        match=r"Chapter 1 .*\[4\].*ValueError: no such cell; .*partial\.ipynb",
-    ):
-        runs.execute(1, parameters.plan([1], "smoke")[1], progress=False)
-
-
-def test_nothing_to_build(project: Path) -> None:
-    with pytest.raises(parameters.RunError, match="synthseg run --profile smoke"):
-        publishing.build_run("smoke")
-
-
-def test_missing_numbers_are_replaced() -> None:
-    text = "A {glue:text}`01_data.ipynb::rate:.2f`, b {glue:text}`dice:.3f`."
-    assert publishing._without_missing(text, {}, None) == "A *(not run)*, b {glue:text}`dice:.3f`."
-    assert publishing._without_missing(text, {}, 1) == "A *(not run)*, b *(not run)*."
-
-
-def test_module_fingerprint_is_of_the_code_alone(tmp_path: Path) -> None:
+def test_comments_and_other_files_are_not_the_method(tmp_path: Path) -> None:
     def fingerprint(source: str, name: str = "masks.py") -> str:
         (tmp_path / name).write_text(source, encoding="utf-8")
-        parameters.module_fingerprint.cache_clear()
-        return parameters.module_fingerprint(tmp_path)
+        runs.method_fingerprint.cache_clear()
+        return runs.method_fingerprint(tmp_path)
 
     before = fingerprint("def area(mask):\n    return mask.sum()\n")
     same = '"""Text."""\n\ndef area(mask):  # why\n    """More."""\n    return mask . sum()\n'
     assert fingerprint(same) == before
     assert fingerprint("LINES = 2\n", "figures.py") == before
     assert fingerprint("def area(mask):\n    return mask.mean()\n") != before
+    runs.method_fingerprint.cache_clear()
 
 
-def test_a_run_by_other_code_is_not_current(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {"seed": 0, "folder": "runs/x"}
-    key = runs.run_key(chosen, "chapter")
-    assert runs.run_key({**chosen, "folder": "runs/y"}, "chapter") == key
-    assert runs.run_key(chosen, "other chapter") != key
-    folder = runs.run_folder(1, chosen)
-    parameters.write_json(folder / "card.json", {"key": key, "inputs": {}})
-    assert runs.is_current(folder, runs.run_key(chosen, "chapter"))
-    monkeypatch.setattr(runs, "module_fingerprint", lambda: "other module")
-    assert not runs.is_current(folder, runs.run_key(chosen, "chapter"))
+def test_inputs_are_siblings_or_given(project: Path) -> None:
+    sibling = finished(2)
+    other = finished(2, folder="runs/other", steps=7)
+    later = runs.start(3, given(generator=""))
+    assert later.inputs == {"generator": sibling.folder}
+    chosen = runs.start(3, given(generator="runs/other/seed-0/02_gan"))
+    assert chosen.inputs == {"generator": other.folder}
+    assert parameters.read_json(chosen.folder / "card.json")["inputs"] == {"02_gan": other.key}
+    assert chosen.key != later.key
+
+
+def test_an_input_that_does_not_fit_names_the_command(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(message: str, **changes: object) -> None:
+        with pytest.raises(runs.MissingRun, match=message):
+            runs.start(3, given(generator="", folder="runs/smoke", **changes))
+
+    command = "synthseg run 2 --profile smoke --seed 0 --data mine --set nm_per_pixel=5.0"
+    refused(f"02_gan does not exist: make it with  {command}")
+    run = runs.start(2, given(folder="runs/smoke"))
+    refused("is not finished")
+    run.finish()
+    refused("made with crop=8", crop=4)
+    refused("does not exist: make it", seed=1)
+    monkeypatch.setattr(runs, "METHOD_VERSION", -1)
+    refused("another version of the method")
+    monkeypatch.undo()
+    write_stack(project / "mine", grey=120)
+
+
+def test_changed_data_make_another_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = finished(2)
+    write_stack(project / "mine", grey=120)
+    with pytest.raises(runs.MissingRun, match=r"other data .* papermill book/02_gan\.ipynb"):
+        runs.start(3, given(generator=""))
+    assert runs.start(2, given()).key != before.key
+
+
+# Jobs ---------------------------------------------------------------------------------------------
+
+
+def execute(plan: list[jobs.Job], **how: object) -> dict[str, str]:
+    """Execute a plan; returns the last state of each job."""
+    states: dict[str, str] = {}
+    base = plan[0].folder.parent
+    jobs.execute(plan, base, lambda job, now: states.update({job.folder.name: now.state}), **how)
+    return states
+
+
+def make_plan(*chapters: int, settings: list[str] | None = None) -> list[jobs.Job]:
+    return jobs.make_plan(parameters.plan(chapters, "smoke", settings=settings or []).items())
+
+
+def test_jobs_run_in_order_and_once(project: Path) -> None:
+    done = dict.fromkeys(("01_data", "02_gan", "03_baseline_segmentation"), "done")
+    plan = make_plan(1, 2, 3)
+    assert execute(plan, side_by_side=2) == done
+    first = plan[0].folder
+    executed = nbformat.read(first / "01_data.ipynb", as_version=4)
+    [printed] = [
+        output.text
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stdout"
+    ]
+    assert printed.startswith("rate 0.25 module://matplotlib_inline")
+    assert parameters.read_json(plan[2].folder / "metrics.json")["from_gan"]
+
+    assert execute(make_plan(1, 2, 3)) == dict.fromkeys(done, "unchanged")
+    # Another GAN is another input; chapter 1 does not depend on it.
+    again = make_plan(1, 2, 3, settings=["steps=3"])
+    assert [job.finished for job in make_plan(1)] == [True]
+    assert [job.finished for job in again] == [False, False, False]
+    assert again[2].last_time is not None
+
+    index, chapters = publishing.build_run("smoke")
+    assert chapters == [1, 2, 3]
+    assert "A 0.25" in (index.parent / "intro.html").read_text()
+    assert publishing.publish("smoke") == [1, 2, 3]
+    assert [item.problems for item in publishing.check()] == [[], [], []]
+    card = parameters.read_json(project / "results" / "03_baseline_segmentation.card.json")
+    assert str(project) not in json.dumps(card)
+
+    cards = reruns.read_cards(project / "results" / "03_baseline_segmentation.card.json")
+    assert [item.chapter for item in cards] == [2, 3]
+    planned = jobs.make_plan((item.chapter, item.parameters) for item in cards)
+    assert planned[1].key == plan[2].key
+    assert planned[1].folder.parents[1].name == f"rerun-{plan[2].key[:8]}"
+    assert reruns.differences(cards[1], planned[1].fingerprint) == []
+
+
+def test_a_failing_chapter_says_why_and_goes_on(project: Path) -> None:
+    path = parameters.chapter_path(1)
+    good = nbformat.read(path, as_version=4)
+    nbformat.write(make_chapter(1, "1 / 0"), path)
+    with pytest.raises(parameters.ChapterError, match=r"01_data stopped in cell .*ZeroDivision"):
+        execute(make_plan(1))
+    nbformat.write(good, path)
+    assert execute(make_plan(1)) == {"01_data": "done"}
+    assert len(list(path.parents[1].glob("runs/smoke/seed-0/01_data.*"))) == 1
+
+
+def test_two_commands_do_not_share_a_folder(project: Path) -> None:
+    plan = make_plan(1)
+    code = "import sys; from synthseg import runs; from pathlib import Path; "
+    code += "runs.hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(plan[0].folder.parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(parameters.RunError, match=f"in use by process {other.pid} on .* since"):
+            execute(plan)
+        other.kill()
+    runs.hold(plan[0].folder.parent)
+    runs.release(plan[0].folder.parent)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_the_command_goes_on_where_it_was_killed(project: Path, sent: signal.Signals) -> None:
+    def command(profile: str) -> subprocess.Popen[str]:
+        (project / "params" / f"{profile}.yaml").write_text("02_gan:\n  steps: 20000\n")
+        called = [sys.executable, "-m", "synthseg.cli", "run", "2", "--profile", profile]
+        return subprocess.Popen(called, text=True, stderr=subprocess.PIPE)
+
+    assert command("whole").wait() == 0
+    killed = command("killed")
+    folder = project / "runs" / "killed" / "seed-0" / "02_gan"
+    while not list(folder.glob("resume/*")):
+        time.sleep(0.1)
+        assert killed.poll() is None
+    os.kill(killed.pid, sent)
+    killed.wait()
+    assert not runs.receipt(folder, parameters.read_json(folder / "card.json")["key"]).is_file()
+    if sent == signal.SIGTERM:
+        assert "To go on" in killed.stderr.read()
+    assert command("killed").wait() == 0
+    numbers = [
+        (project / "runs" / profile / "seed-0" / "02_gan" / "metrics.json").read_text()
+        for profile in ("whole", "killed")
+    ]
+    assert numbers[0] == numbers[1]
+    assert parameters.read_json(folder / "card.json")["sessions"] == 2
+
+
+# Reruns -------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_judged_by_where_they_were_made() -> None:
+    card = reruns.Card(3, {"metrics": {"test_dice": 0.8, "frechet": 60.0, "gone": 1}}, {})
+    again = {"test_dice": 0.8019, "frechet": 61.0}
+    same = reruns.compare(card, again, same=True, tolerance=None)
+    assert [row.agrees for row in same] == [False, False, False]
+    other = reruns.compare(card, again, same=False, tolerance=None)
+    assert [row.agrees for row in other] == [True, None, False]
+    strict = reruns.compare(card, again, same=False, tolerance=0.001)
+    assert strict[0].agrees is False

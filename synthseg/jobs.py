@@ -1,0 +1,251 @@
+"""Jobs: which runs a request needs, and their execution by Snakemake.
+
+Snakemake knows the order, what is finished, and how many jobs run side by side, here or on a
+cluster (``workflow/Snakefile``); each job is ``workflow/chapter.py``.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from synthseg import runs
+from synthseg.parameters import (
+    ChapterError,
+    Scalar,
+    chapter_name,
+    project_root,
+    read_json,
+    show_path,
+    write_json,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that was asked for.
+
+    Attributes
+    ----------
+    chapter : int or str
+        Chapter number, or name of a notebook in ``workflow/``.
+    folder : Path
+        Folder of the run.
+    parameters : dict
+        All parameters of the chapter.
+    key : str
+        Key of the run.
+    inputs : tuple of Path
+        Folders of the runs that it uses.
+    fingerprint : str
+        Fingerprint of the data.
+    """
+
+    chapter: int | str
+    folder: Path
+    parameters: dict[str, Scalar]
+    key: str
+    inputs: tuple[Path, ...]
+    fingerprint: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is such a run already, with its executed notebook."""
+        notebook = self.folder / f"{self.folder.name}.ipynb"
+        return runs.receipt(self.folder, self.key).is_file() and notebook.is_file()
+
+    @property
+    def last_time(self) -> float | None:
+        """Seconds that the last finished run in this folder took, with whatever key."""
+        cards = self.folder.parent.glob(f"{self.folder.name}*/card.json")
+        latest = sorted(cards, key=lambda card: card.stat().st_mtime)
+        took = [card["duration_s"] for path in latest if (card := read_json(path))["finished"]]
+        return took[-1] if took else None
+
+
+def make_plan(chosen: Iterable[tuple[int | str, Mapping[str, Scalar]]]) -> list[Job]:
+    """Load the data of some chapters, and settle the key of each, in the order given.
+
+    What stops a chapter right at its start comes up here: data that cannot be used, or an input
+    that is neither in the plan nor made before.
+    """
+    datasets: dict[tuple[Scalar, ...], Any] = {}
+    planned: dict[Path, Job] = {}
+    for chapter, parameters in chosen:
+        source = parameters["data"], parameters["nm_per_pixel"]
+        if source not in datasets:
+            datasets[source] = runs.load_data(parameters)
+        runs.cut(datasets[source], parameters)
+        data, used, folders = datasets[source].fingerprint, {}, []
+        for name in runs.input_chapters(chapter, parameters):
+            folder = runs.input_folder(name, parameters)
+            if folder in planned:
+                used[chapter_name(planned[folder].chapter)] = planned[folder].key
+            else:
+                card = runs.read_input(name, parameters, data)
+                used[card["chapter"]] = card["key"]
+            folders.append(folder)
+        key = runs.run_key(chapter, parameters, used, data)
+        folder = runs.run_folder(chapter, parameters)
+        planned[folder] = Job(chapter, folder, dict(parameters), key, tuple(folders), data)
+    return list(planned.values())
+
+
+State = Literal["waits", "runs", "done", "failed", "unchanged"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands."""
+
+    state: State = "waits"
+    part: float = 0.0  # of its cells
+    seconds: float = 0.0
+
+
+def execute(
+    jobs: list[Job],
+    base: Path,
+    show: Callable[[Job, Progress], None],
+    *,
+    side_by_side: int = 1,
+    force: bool = False,
+    executor: str | None = None,
+) -> None:
+    """Execute the jobs that are not finished, in one folder that holds the folders of their runs.
+
+    Parameters
+    ----------
+    jobs : list of Job
+        A plan, by :func:`make_plan`.
+    base : Path
+        Gets ``plan.json`` and ``snakemake.log``. Nobody else may run a plan there meanwhile.
+    show : callable
+        Is told several times a second where each job stands.
+    side_by_side : int
+        Number of jobs at a time; they share the cores.
+    force : bool
+        Set finished and begun runs aside, and start anew.
+    executor : str, optional
+        Snakemake's executor plugin for a cluster, in place of this machine.
+
+    Raises
+    ------
+    ChapterError
+        If a job fails.
+    RunError
+        If another process is at work there.
+    """
+    runs.hold(base, wait=0.1)
+    try:
+        waiting = [job for job in jobs if force or not job.finished]
+        for job in waiting:
+            runs.status(job.folder).unlink(missing_ok=True)
+            # Without its notebook, a run in JupyterLab for instance, a receipt is not enough.
+            runs.receipt(job.folder, job.key).unlink(missing_ok=True)
+            if force:
+                runs.hold(job.folder)
+                runs.set_aside(job.folder)
+                runs.release(job.folder)
+        for job in jobs:
+            if job not in waiting:
+                (job.folder / "card.json").touch()  # a book is built from the latest run
+                show(job, Progress("unchanged"))
+        if waiting:
+            _write_plan(waiting, base)
+            _snakemake(waiting, base, show, side_by_side, executor)
+    finally:
+        runs.release(base)
+
+
+def _write_plan(jobs: list[Job], base: Path) -> None:
+    """Write the configuration of the Snakefile; inputs that are finished are no jobs."""
+    names = {job.folder: job.folder.relative_to(base).as_posix() for job in jobs}
+    plan = {
+        names[job.folder]: {
+            "chapter": job.chapter,
+            "parameters": job.parameters,
+            "key": job.key,
+            "inputs": [names[folder] for folder in job.inputs if folder in names],
+        }
+        for job in jobs
+    }
+    write_json(base / "plan.json", {"root": str(project_root()), "jobs": plan})
+
+
+def _snakemake(
+    jobs: list[Job],
+    base: Path,
+    show: Callable[[Job, Progress], None],
+    side_by_side: int,
+    executor: str | None,
+) -> None:
+    """Run Snakemake, watch the jobs' status files, and say why the first one failed."""
+    command = [sys.executable, "-m", "snakemake", "--directory", str(base), "--nolock"]
+    command += ["--snakefile", str(project_root() / "workflow" / "Snakefile")]
+    command += ["--configfile", str(base / "plan.json"), "--rerun-triggers", "input"]
+    command += ["--keep-incomplete", "--rerun-incomplete", "--nocolor"]
+    environment = dict(os.environ)
+    if executor:
+        command += ["--executor", executor, "--jobs", str(side_by_side)]
+    else:
+        command += ["--cores", str(side_by_side)]
+        environment["SYNTHSEG_RUNNER"] = str(os.getpid())
+        if side_by_side > 1:
+            threads = max(1, (os.cpu_count() or 1) // side_by_side)
+            environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+    log = base / "snakemake.log"
+    with log.open("wb") as messages:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=messages,
+            stderr=messages,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for this process, which ends the others
+        )
+    try:
+        while process.poll() is None:
+            _look(jobs, show)
+            time.sleep(0.2)
+    except BaseException:
+        _end(process)
+        raise
+    failures = _look(jobs, show)
+    if failures:
+        raise ChapterError(failures[0])
+    if process.returncode:
+        raise ChapterError(f"Snakemake stopped; all that it said is in {show_path(log)}.")
+
+
+def _look(jobs: list[Job], show: Callable[[Job, Progress], None]) -> list[str]:
+    """Show where the jobs stand by what they wrote; returns why some failed."""
+    failures = []
+    for job in jobs:
+        status = read_json(runs.status(job.folder))
+        if not status:
+            show(job, Progress())
+            continue
+        seconds = status.get("ended", time.time()) - status["begun"]
+        if "error" in status:
+            failures.append(status["error"])
+        state: State = "failed" if "error" in status else "done" if "ended" in status else "runs"
+        show(job, Progress(state, status.get("part", 0.0), seconds))
+    return failures
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End Snakemake, its jobs, and their kernels, which are in sessions of their own."""
+    parent = psutil.Process(process.pid)
+    family = [parent, *parent.children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=10)

@@ -1,0 +1,130 @@
+"""One job of a plan: executes a chapter by papermill in a fresh kernel of this Python.
+
+    python workflow/chapter.py PLAN RUN
+
+What it is doing, or why it stopped, is in ``.<run>.status.json`` beside the run's folder, which
+``synthseg run`` shows. A run whose ``synthseg run`` has been killed ends, too.
+"""
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import psutil
+from jupyter_client import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+
+from synthseg import runs
+from synthseg.parameters import (
+    ChapterError,
+    RunError,
+    chapter_path,
+    project_root,
+    read_json,
+    show_path,
+    write_json,
+)
+
+
+def logging_to(log: Path) -> type[AsyncKernelManager]:
+    """A kernel manager whose kernels write libraries' messages to a file."""
+
+    class LoggingKernelManager(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:
+            with log.open("wb") as messages:
+                await super().start_kernel(**options, stderr=messages)
+
+    return LoggingKernelManager
+
+
+def execute(folder: Path, job: dict[str, Any], report: Any) -> None:
+    """Execute the chapter of a job in the folder of its run."""
+    name = folder.name
+    runs.hold(folder)  # whoever is at work on this run must be done
+    runs.set_aside(folder, job["key"])
+    runs.release(folder)  # for the kernel
+    folder.mkdir(parents=True, exist_ok=True)
+    path, partial = chapter_path(job["chapter"]), folder / f"{name}.partial.ipynb"
+    cells = len(nbformat.read(path, as_version=4).cells) + 1  # with the injected parameters
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(partial),
+            parameters=job["parameters"],
+            kernel_name="python3",
+            language="python",
+            cwd=str(project_root()),
+            progress_bar=False,
+            kernel_manager_class=logging_to(folder / f"{name}.log"),
+            on_cell_start=lambda cell, cell_index: report(part=cell_index / cells),
+        )
+    except papermill.PapermillExecutionError as error:
+        first = error.source.partition("\n")[0]
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue).partition("\n")[0].rstrip(".")
+        kind = "" if error.ename in OURS else f"{error.ename}: "
+        raise ChapterError(
+            f"{name} stopped in cell [{error.exec_count}] ({first}): {kind}{reason}; "
+            f"the notebook up to there is {show_path(partial)}."
+        ) from error
+    except DeadKernelError as error:
+        raise ChapterError(
+            f"{name} stopped because its kernel died, mostly for lack of memory; the same command "
+            "goes on after the last finished epoch."
+        ) from error
+    if not runs.receipt(folder, job["key"]).is_file():
+        raise ChapterError(
+            f"{name} ended without a receipt of this run: its last code cell must be "
+            "run.finish(), and neither its data nor its inputs may change meanwhile."
+        )
+    partial.replace(folder / f"{name}.ipynb")
+
+
+OURS = {"DataError", "Diverged", "MissingRun", "ParameterError", "RunError"}
+"""Errors whose message says all: their names would only be in the way."""
+
+
+def end_with(runner: psutil.Process) -> None:
+    """End this process when another has ended."""
+    while runner.is_running():
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(plan_file: str, run: str) -> int:
+    """Execute one job of a plan; 1 if it failed."""
+    plan = read_json(Path(plan_file))
+    if runner := os.environ.get("SYNTHSEG_RUNNER"):  # not in the jobs of a cluster
+        process = psutil.Process(int(runner))
+        threading.Thread(target=end_with, args=(process,), daemon=True).start()
+    os.environ["SYNTHSEG_ROOT"] = plan["root"]
+    # Kernels inherit these: no start-up messages of TensorFlow in the book, and the kernel that
+    # belongs to this environment rather than one of the same name in the user's home folder.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")  # see training.reproducible
+    # They must not inherit a user's Matplotlib backend: chapters would show no figures.
+    os.environ.pop("MPLBACKEND", None)
+    folder, begun = Path(plan_file).resolve().parent / run, time.time()
+
+    def report(**state: Any) -> None:
+        write_json(runs.status(folder), {"begun": begun, **state})
+
+    try:
+        report()
+        execute(folder, plan["jobs"][run], report)
+    except (RunError, OSError) as error:
+        report(error=str(error), ended=time.time())
+        return 1
+    report(part=1.0, ended=time.time())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
