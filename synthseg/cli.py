@@ -136,7 +136,8 @@ def run(
 
 def _planned(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
     """The jobs for some chapters: before any starts, the data are loaded."""
-    console.print("Reading the data …", end="\r")
+    if console.is_terminal:
+        console.print("Reading the data …", end="\r")
     return jobs.make_plan(chosen.items())
 
 
