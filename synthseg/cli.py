@@ -119,11 +119,7 @@ def run(
         )
         planned = _planned(chosen)
         if dry_run:
-            for job in planned:
-                took = job.last_time
-                last = f" (last time: {show_duration(took)})" if took else ""
-                skipped = job.finished and not force
-                console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
+            _say_what_would_run(planned, force)
             return
         begun = time.monotonic()
         _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
@@ -132,6 +128,14 @@ def run(
             f"{show_duration(time.monotonic() - begun)}. "
             f"To read:  synthseg book --profile {profile}"
         )
+
+
+def _say_what_would_run(planned: list[jobs.Job], force: bool) -> None:
+    for job in planned:
+        took = job.last_time
+        last = f" (last time: {show_duration(took)})" if took else ""
+        skipped = job.finished and not force
+        console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
 
 
 def _planned(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:

@@ -361,7 +361,7 @@ def test_two_commands_do_not_share_a_folder(project: Path) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_the_command_goes_on_where_it_was_killed(project: Path, sent: signal.Signals) -> None:
     def command(profile: str) -> subprocess.Popen[bytes]:
-        (project / "params" / f"{profile}.yaml").write_text("02_gan:\n  steps: 20000\n")
+        (project / "params" / f"{profile}.yaml").write_text("02_gan:\n  steps: 2000\n")
         called = [sys.executable, "-m", "synthseg.cli", "run", "2", "--profile", profile]
         with (project / f"{profile}.log").open("ab") as log:
             return subprocess.Popen(called, stdout=log, stderr=log)
