@@ -12,6 +12,8 @@ DATA ?=
 CHAPTERS ?=
 # name=value pairs
 SET ?=
+# chapters side by side
+JOBS ?= 1
 # what `make bench` measures; empty: everything
 NAMES ?=
 
@@ -24,8 +26,8 @@ READY := .venv/.ready
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET) and build their book
-	$(BIN)/synthseg run $(CHAPTERS) --profile '$(PROFILE)' \
+run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET JOBS) and build their book
+	$(BIN)/synthseg run $(CHAPTERS) --profile '$(PROFILE)' --jobs '$(JOBS)' \
 		$(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 	$(BIN)/synthseg book --profile '$(PROFILE)'
 

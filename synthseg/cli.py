@@ -119,11 +119,7 @@ def run(
         )
         planned = _planned(chosen)
         if dry_run:
-            for job in planned:
-                took = job.last_time
-                last = f" (last time: {show_duration(took)})" if took else ""
-                skipped = job.finished and not force
-                console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
+            _say_what_would_run(planned, force)
             return
         begun = time.monotonic()
         _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
@@ -134,9 +130,18 @@ def run(
         )
 
 
+def _say_what_would_run(planned: list[jobs.Job], force: bool) -> None:
+    for job in planned:
+        took = job.last_time
+        last = f" (last time: {show_duration(took)})" if took else ""
+        skipped = job.finished and not force
+        console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
+
+
 def _planned(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
     """The jobs for some chapters: before any starts, the data are loaded."""
-    console.print("Reading the data …", end="\r")
+    if console.is_terminal:
+        console.print("Reading the data …", end="\r")
     return jobs.make_plan(chosen.items())
 
 

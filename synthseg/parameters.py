@@ -168,7 +168,8 @@ def read_profile(name: str) -> dict[int, dict[str, Scalar]]:
         raise ParameterError(f"{where} is no plain YAML: {problem}") from error
     if not isinstance(content, dict):
         raise ParameterError(f"{where} must hold groups such as 'all:', each with its parameters.")
-    defaults = {number: default_parameters(chapter_path(number)) for number in CHAPTERS}
+    paths = {number: chapter_path(number) for number in CHAPTERS}
+    defaults = {n: default_parameters(path) for n, path in paths.items() if path.is_file()}
     for group, values in content.items():
         if group not in ("all", *CHAPTERS.values()):
             raise unknown(str(group), ("all", *CHAPTERS.values()), where)
