@@ -56,9 +56,9 @@ def twin(model: keras.Model) -> Callable[..., tf.Tensor]:
             return _pointwise(layer, given)
         if id(layer.input) in doubled:
             return _double_and_convolve(layer, given)
-        if isinstance(layer, layers.Dropout):
-            return _dropout(layer, given) if training else given
-        if isinstance(layer, layers.BatchNormalization):
+        if isinstance(layer, layers.Dropout) and training:
+            return _dropout(layer, given)
+        if isinstance(layer, layers.Dropout | layers.BatchNormalization):
             return layer(given, training=training)
         return layer(given)
 
@@ -77,9 +77,8 @@ def _size_of_fused_convolution(layer: keras.layers.Layer) -> int:
     """Side of the kernels with which a layer can be computed together; 0 if there are none."""
     if isinstance(layer, layers.Concatenate):
         return 1
-    if isinstance(layer, layers.UpSampling2D) and layer.interpolation == "nearest":
-        return 3 if tuple(layer.size) == (2, 2) else 0
-    return 0
+    doubling = isinstance(layer, layers.UpSampling2D) and tuple(layer.size) == (2, 2)
+    return 3 if doubling and layer.interpolation == "nearest" else 0
 
 
 def _is_plain_convolution(layer: keras.layers.Layer, size: int) -> bool:

@@ -192,13 +192,8 @@ class CleanEvaluation(keras.callbacks.Callback):
     The loss that ``fit`` reports is averaged over an epoch in which the weights changed and
     dropout was on, so comparing it with a validation loss under-states over-fitting.
 
-    Parameters
-    ----------
-    segmenter : keras.Model
-        The segmenter in training (it may be part of the model that ``fit`` trains).
-    crops : dict of str to (images, masks)
-        Fixed crops by name, (n, size, size, 1). Name ``train`` gives ``train_loss`` and
-        ``train_dice`` in the logs.
+    `crops` are fixed (images, masks), each (n, size, size, 1), by name: "train" gives `train_loss`
+    and `train_dice` in the logs. The segmenter may be part of the model that ``fit`` trains.
     """
 
     def __init__(
