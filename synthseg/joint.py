@@ -93,7 +93,7 @@ def batches(
         own, seed, per_step = gan_batch
         stacked = crops(volume, own, seed, first_step * per_step)
         parts.append(stacked.batch(per_step, drop_remainder=True))
-    return tf.data.Dataset.zip(*parts).prefetch(tf.data.AUTOTUNE)
+    return tf.data.Dataset.zip(tuple(parts)).prefetch(tf.data.AUTOTUNE)
 
 
 def _together(*pairs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

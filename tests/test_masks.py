@@ -47,10 +47,7 @@ def transcription(mask, rng):
     """Row 19 of "What we changed" step by step, with as few of our tools as can be."""
     labels = label(mask[..., 0] > 0, connectivity=1)
     number = labels.max()
-    if number >= 4:
-        draws = rng.integers(low=3, high=number - 1, endpoint=True)
-    else:
-        draws = number
+    draws = rng.integers(low=3, high=number - 1, endpoint=True) if number >= 4 else number
     union = np.zeros(labels.shape, bool)
     for _ in range(draws):
         drawn = rng.integers(low=1, high=number, endpoint=True)
