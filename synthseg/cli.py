@@ -1,28 +1,27 @@
 """The command line: ``synthseg run | rerun | book | publish | data | check``."""
 
 import os
-import shlex
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
-from synthseg import parameters
+from synthseg import cli_data, jobs, parameters, terminal
+from synthseg.cli_data import DATA_HELP
+from synthseg.project import (
+    CHAPTERS,
+    plural,
+    project_root,
+    read_json,
+    show_duration,
+    show_path,
+)
+from synthseg.terminal import console, errors, plain_errors, resumable
 
 # What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
-if TYPE_CHECKING:
-    from synthseg import jobs
-
 app = typer.Typer(
     help="Execute, build and check the book on synthetic images for electron microscopy.\n\n"
     "Start with  [bold]synthseg run 1[/bold]  (the first chapter, on built-in data), then  "
@@ -32,15 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-
-DATA_HELP = (
-    "phantom (simulated, built in), epfl (real; taken from the folder that the environment "
-    "variable SYNTHSEG_DATA names, else downloaded once), a FOLDER of your own, or a pair "
-    "IMAGE,MASK of files or folders."
-)
-
+app.add_typer(cli_data.app, name="data")
 Profile = Annotated[
     str,
     typer.Option(
@@ -54,91 +45,18 @@ Seed = Annotated[
 ]
 
 
-_shown = {"tracebacks": False}
-
-
 @app.callback()
 def _main(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the program an error came up.")
     ] = False,
 ) -> None:
-    _shown["tracebacks"] = debug
+    terminal.shown["tracebacks"] = debug
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Say in one sentence what is wrong with a request, without a traceback."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort, typer.BadParameter):
-        raise
-    except Exception as error:
-        if _shown["tracebacks"]:
-            raise
-        from synthseg.volumes import DataError
-
-        text = str(error)
-        if not isinstance(error, (parameters.RunError, DataError, OSError)):
-            text = f"{type(error).__name__}: {text} (not foreseen; synthseg --debug shows where)"
-        errors.print(f"[red]Error:[/red] {escape(text)}")
-        raise typer.Exit(1 if isinstance(error, parameters.ChapterError) else 2) from error
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say how to go on when Ctrl-C, or a batch system's SIGTERM, ends a command."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        # With --force the begun run would be set aside, too.
-        again = [argument for argument in sys.argv[1:] if argument != "--force"]
-        errors.print(
-            "Stopped. To go on after the last finished epoch:  "
-            + escape(shlex.join(["synthseg", *again]))
-        )
-        raise typer.Exit(130) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _Lines:
-    """One line a job: a bar while it runs, then its time; without a terminal, one a change."""
-
-    def __init__(self, planned: list["jobs.Job"]) -> None:
-        columns = "{task.description}", BarColumn(24), "{task.fields[note]}"
-        self.bars = Bars(*columns, console=console, disable=not console.is_terminal)
-        self.planned = planned
-        self.tasks = {
-            job.folder: self.bars.add_task(job.folder.name, total=1.0, note="") for job in planned
-        }
-        self.states: dict[Path, str] = {}
-
-    def __call__(self, job: "jobs.Job", progress: "jobs.Progress") -> None:
-        """Show where a job stands."""
-        time = parameters.show_duration(progress.seconds)
-        note = {
-            "waits": "",
-            "runs": time,
-            "done": f"[green]done[/green] ({time})",
-            "failed": f"[red]stopped[/red] ({time})",
-            "unchanged": "[green]unchanged[/green], skipped",
-        }[progress.state]
-        part = 1.0 if progress.state == "unchanged" else progress.part
-        self.bars.update(self.tasks[job.folder], completed=part, note=note)
-        if not console.is_terminal and self.states.get(job.folder, "waits") != progress.state:
-            number = self.planned.index(job) + 1
-            note = "…" if progress.state == "runs" else note
-            console.print(f"{number} of {len(self.planned)}  {job.folder.name}  {note}")
-        self.states[job.folder] = progress.state
-
-
-def _execute(planned: list["jobs.Job"], **how: Any) -> None:
+def _execute(planned: list[jobs.Job], **how: Any) -> None:
     """Execute a plan of runs that lie in one folder, and show it."""
-    from synthseg import jobs
-
-    lines = _Lines(planned)
+    lines = terminal.Lines(planned)
     with lines.bars:
         jobs.execute(planned, planned[0].folder.parent, lines, **how)
 
@@ -195,36 +113,31 @@ def run(
 
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
-    with _resumable(), _plain_errors():
-        numbers = sorted(set(chapters or parameters.CHAPTERS))
-        chosen = parameters.plan(numbers, profile, data and _from_root(data), seed, settings or ())
+    with resumable(), plain_errors():
+        chosen = parameters.plan(
+            chapters or CHAPTERS, profile, data and _from_root(data), seed, settings or ()
+        )
         planned = _planned(chosen)
         if dry_run:
             for job in planned:
                 took = job.last_time
-                last = f" (last time: {parameters.show_duration(took)})" if took else ""
+                last = f" (last time: {show_duration(took)})" if took else ""
                 skipped = job.finished and not force
                 console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
             return
         begun = time.monotonic()
         _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         console.print(
-            f"{parameters.plural(len(planned), 'chapter')} in "
-            f"{parameters.show_duration(time.monotonic() - begun)}. "
+            f"{plural(len(planned), 'chapter')} in "
+            f"{show_duration(time.monotonic() - begun)}. "
             f"To read:  synthseg book --profile {profile}"
         )
 
 
-def _planned(chosen: dict[int, dict[str, parameters.Scalar]]) -> list["jobs.Job"]:
+def _planned(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
     """The jobs for some chapters: before any starts, the data are loaded."""
-    if next(iter(chosen.values()))["data"] == "epfl":  # a download shows its own progress
-        from synthseg import jobs
-
-        return jobs.make_plan(chosen.items())
-    with console.status("Reading the data …"):
-        from synthseg import jobs
-
-        return jobs.make_plan(chosen.items())
+    console.print("Reading the data …", end="\r")
+    return jobs.make_plan(chosen.items())
 
 
 @app.command()
@@ -259,16 +172,16 @@ def rerun(
     """
     from synthseg import reruns
 
-    with _resumable(), _plain_errors():
+    with resumable(), plain_errors():
         cards = reruns.read_cards(card)
         planned = _planned({item.chapter: item.parameters for item in cards})
         fingerprint = planned[-1].fingerprint
         for item in cards:
             for difference in reruns.differences(item, fingerprint):
-                console.print(escape(f"{parameters.CHAPTERS[item.chapter]}: {difference}"))
+                console.print(escape(f"{CHAPTERS[item.chapter]}: {difference}"))
         _execute(planned, force=force)
-        again = parameters.read_json(planned[-1].folder / "card.json")
-        numbers = parameters.read_json(planned[-1].folder / "metrics.json")
+        again = read_json(planned[-1].folder / "card.json")
+        numbers = read_json(planned[-1].folder / "metrics.json")
         same = reruns.same_machine(cards[-1], again)
         compared = reruns.compare(cards[-1], numbers, same=same, tolerance=tolerance)
         table = Table("number", "on the card", "rerun", "")
@@ -285,9 +198,9 @@ def rerun(
         judged = [row for row in compared if row.agrees is not None]
         off = sum(not row.agrees for row in judged)
         if off or not judged:
-            errors.print(f"{off} of {parameters.plural(len(judged), 'judged number')} differ.")
+            errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
             raise typer.Exit(1)
-        console.print(f"All {parameters.plural(len(judged), 'judged number')} agree.")
+        console.print(f"All {plural(len(judged), 'judged number')} agree.")
 
 
 def _shown_number(value: Any) -> str:
@@ -298,7 +211,7 @@ def _from_root(data: str) -> str:
     """Make relative paths count from the root of the project, where the chapters run."""
     if data in ("phantom", "epfl"):
         return data
-    root = parameters.project_root()
+    root = project_root()
     return ",".join(
         str(path) if path.is_absolute() else os.path.relpath(Path.cwd() / path, root)
         for path in (Path(part.strip()).expanduser() for part in data.split(","))
@@ -319,14 +232,14 @@ def book(
     """
     from synthseg import publishing
 
-    with _plain_errors(), console.status("Building the book, about a minute …"):
+    with plain_errors(), console.status("Building the book, about a minute …"):
         if published:
             index = publishing.build_published()
         else:
             index, executed = publishing.build_run(profile, seed)
             listed = ", ".join(str(chapter) for chapter in executed) or "none"
             console.print(f"Executed chapters: {listed}")
-        console.print(f"The book is at {parameters.show_path(index)}")
+        console.print(f"The book is at {show_path(index)}")
 
 
 @app.command()
@@ -337,86 +250,10 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
     """
     from synthseg import publishing
 
-    with _plain_errors():
+    with plain_errors():
         chapters = publishing.publish(profile, seed)
         listed = ", ".join(str(chapter) for chapter in chapters)
         console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
-
-
-data_app = typer.Typer(help="Say which data can be used; check your own.", rich_markup_mode="rich")
-app.add_typer(data_app, name="data")
-
-
-@data_app.callback(invoke_without_command=True)
-def data(context: typer.Context) -> None:
-    """Say which data can be used; check your own.
-
-    A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and mask.tif;
-    or train/ and test/, each with such a pair.
-    """
-    if context.invoked_subcommand is None:
-        from synthseg import volumes
-
-        console.print(escape(volumes.SOURCES))
-        console.print("Check yours with  synthseg data check FOLDER --nm-per-pixel 5")
-
-
-@data_app.command("check")
-def check_data(
-    source: Annotated[str, typer.Argument(help=DATA_HELP, show_default=False)],
-    nm_per_pixel: Annotated[
-        float | None, typer.Option(help="Size of a pixel in nanometres; needed for own data.")
-    ] = None,
-    crop: Annotated[
-        int | None,
-        typer.Option(min=1, help="Width in pixels of the windows that the chapters will cut."),
-    ] = None,
-) -> None:
-    """Look at all of the data, list every problem with its remedy, and describe what was read.
-
-    epfl is downloaded if need be. The exit status is 2 if there is an error, else 0.
-
-    Example:  synthseg data check my_folder --nm-per-pixel 8
-    """
-    from synthseg import volumes
-
-    with _plain_errors():
-        found, dataset = volumes.check(source, nm_per_pixel, crop)
-    colours = {"error": "red", "warning": "yellow", "note": "cyan"}
-    for file in dict.fromkeys(finding.file for finding in found):
-        console.print(f"[bold]{escape(file)}[/bold]")
-        for finding in found:
-            if finding.file != file:
-                continue
-            colour = colours[finding.severity]
-            place = f"{finding.place}: " if finding.place else ""
-            console.print(
-                f"  [{colour}]{finding.severity:7}[/{colour}]  {escape(place + finding.what)}"
-            )
-            if finding.remedy:
-                console.print(f"           → {escape(finding.remedy)}")
-    if dataset:
-        table = Table(
-            "part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey"
-        )
-        parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-        for name, volume in parts.items():
-            shape = (str(length) for length in volume.image.shape)
-            table.add_row(
-                name,
-                *shape,
-                f"{volume.nm_per_pixel:g}",
-                f"{volume.mask.mean():.2%}",
-                f"{volume.image.mean():.0f}",
-            )
-        console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
-        console.print(table)
-        console.print(escape(dataset.provenance))
-    counts = {kind: sum(finding.severity == kind for finding in found) for kind in colours}
-    listed = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items())
-    console.print(f"{listed}: the data can{'not' * bool(counts['error'])} be used.")
-    if counts["error"]:
-        raise typer.Exit(2)
 
 
 @app.command()
@@ -424,10 +261,10 @@ def check() -> None:
     """Say what made each published chapter, and fail if its code has changed since."""
     from synthseg import publishing
 
-    with _plain_errors():
+    with plain_errors():
         checked = publishing.check()
     for item in checked:
-        card, name = item.card, parameters.CHAPTERS[item.chapter]
+        card, name = item.card, CHAPTERS[item.chapter]
         mark = "[red]stale[/red]" if item.problems else "[green]good[/green]"
         console.print(f"{name}  {mark}")
         if card:

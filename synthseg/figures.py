@@ -4,11 +4,14 @@ Each function returns the Matplotlib figure, closed for pyplot: as the last expr
 notebook cell it is shown once, and not a second time at the end of the cell.
 """
 
+import ast
+import html
 import inspect
 import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,8 +20,8 @@ import pandas as pd
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
+from matplotlib_scalebar.scalebar import ScaleBar
 from PIL import Image
 from skimage.measure import find_contours
 
@@ -26,20 +29,23 @@ from skimage.measure import find_contours
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Lines also differ in their dashes, for greyscale print.
 _DASHES = ("-", "--", "-.", ":")
-_CONTOUR_COLOUR = PALETTE[4]
+_MASK_COLOUR, _PREDICTION_COLOUR = PALETTE[4], PALETTE[5]
 
-# Pixels of a page across, room for eight crops of 128 pixels; a browser makes wider pictures fit.
-_PAGE = 1080
-_GAP = 6  # pixels between the panels of a grid
+# Pixels of a picture across: twice those of a page, so that it is sharp on a fine screen, too.
+_PAGE = 1600
+_GAP = 10  # pixels between the panels of a grid
+_FONT = 17  # points, on such a picture
 _GREYS = 32  # levels of grey in the pictures of a notebook
 _COLOURS = 128  # further colours in them, at most
+_MICROGRAPHS = "micrographs"  # mark of figures that become PNG rather than SVG
 
 
 def style() -> None:
     """Set Matplotlib's defaults for all figures of a chapter: palette, sizes, resolution.
 
-    In a notebook, figures become PNG pictures of few colours: electron micrographs are full of
-    noise, and its last bits would make the greater part of a notebook's size.
+    In a notebook, plots become SVG, which is sharp at any size, and grids of micrographs PNG
+    pictures of few colours: micrographs are full of noise, and its last bits would make the
+    greater part of a notebook's size.
     """
     plt.rcParams.update(
         {
@@ -47,12 +53,11 @@ def style() -> None:
             "axes.spines.right": False,
             "axes.spines.top": False,
             "figure.dpi": 100,
-            "figure.figsize": (7, 4),
-            "font.size": 10,
+            "figure.figsize": (6.5, 3.8),
+            "font.size": 11,
             "image.cmap": "gray",
             "image.interpolation": "antialiased",  # else images made smaller would alias
             "legend.frameon": False,
-            "savefig.dpi": 150,
             # The same data gives the same SVG file.
             "svg.hashsalt": "synthseg",
         }
@@ -62,6 +67,7 @@ def style() -> None:
         # Loads the notebook's backend, which sets a formatter of its own; the later one counts.
         plt.switch_backend(plt.get_backend())
         shell.display_formatter.formatters["image/png"].for_type(Figure, _png)
+        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, _svg)
 
 
 def image_grid(
@@ -70,6 +76,7 @@ def image_grid(
     titles: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
     nm_per_pixel: float | None = None,
+    predictions: Sequence[Sequence[np.ndarray] | np.ndarray | None] | None = None,
 ) -> Figure:
     """Rows of grey images, with the outlines of their masks and a scale bar.
 
@@ -93,6 +100,8 @@ def image_grid(
     nm_per_pixel : float
         Pixel size of the images as given, in nanometres; draws a scale bar in the first image of
         each row.
+    predictions : sequence of rows
+        Like `masks`; outlined in blue, where masks are orange.
 
     Returns
     -------
@@ -108,6 +117,7 @@ def image_grid(
     columns = max(len(row) for row in rows)
     for name, given, expected in (
         ("masks", masks, len(rows)),
+        ("predictions", predictions, len(rows)),
         ("titles", titles, columns),
         ("row_labels", row_labels, len(rows)),
     ):
@@ -122,28 +132,32 @@ def image_grid(
         [round(panel * height / width) for height, width in (_plane(row[0]).shape for row in rows)],
         panel,
         columns,
-        left=0 if row_labels is None else 20 * _lines(row_labels),
-        top=0 if titles is None else 20 * _lines(titles),
+        left=0 if row_labels is None else 2 * _FONT * _lines(row_labels),
+        top=0 if titles is None else 2 * _FONT * _lines(titles),
     )
-    for row_index, row in enumerate(rows):
-        row_masks = None if masks is None else masks[row_index]
-        if row_masks is not None and len(row_masks) != len(row):
-            raise ValueError(f"Row {row_index} has {len(row)} images, but {len(row_masks)} masks.")
-        for column, axis in enumerate(axes[row_index]):
+    for row, row_axes in zip(rows, axes, strict=True):
+        for axis in row_axes:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            if column >= len(row):
+        for axis, image in zip(row_axes, row, strict=False):
+            _show_grey(axis, _plane(image), panel)
+        if nm_per_pixel is not None:
+            _draw_scale_bar(row_axes[0], nm_per_pixel)
+    for outlined, colour in ((masks, _MASK_COLOUR), (predictions, _PREDICTION_COLOUR)):
+        for index, row_masks in enumerate(outlined or ()):
+            if row_masks is None:
                 continue
-            image = _plane(row[column])
-            _show_grey(axis, image, panel)
-            if row_masks is not None:
-                _draw_contours(axis, _plane(row_masks[column]), image.shape)
-            if column == 0 and nm_per_pixel is not None:
-                _draw_scale_bar(axis, image.shape, nm_per_pixel)
+            if len(row_masks) != len(rows[index]):
+                raise ValueError(
+                    f"Row {index} has {len(rows[index])} images, but {len(row_masks)} masks."
+                )
+            for axis, mask, image in zip(axes[index], row_masks, rows[index], strict=False):
+                _draw_contours(axis, _plane(mask), _plane(image).shape, colour)
     for axis, title in zip(axes[0], titles or (), strict=False):
-        axis.set_title(title, fontsize="medium")
+        axis.set_title(title, fontsize=_FONT)
     for axis, label in zip(axes[:, 0], row_labels or (), strict=False):
-        axis.set_ylabel(label)
+        axis.set_ylabel(label, fontsize=_FONT)
+    figure.set_gid(_MICROGRAPHS)
     return figure
 
 
@@ -286,18 +300,100 @@ def spectrum_plot(
 def show_source(*functions: Callable | type) -> None:
     """Show the source of functions or classes of the module, highlighted, below a notebook cell.
 
-    What a chapter prints is thereby the code that ran, never a copy.
-
-    Parameters
-    ----------
-    *functions : function or class
-        What to show, in this order.
+    What a chapter prints is thereby the code that ran, never a copy; of docstrings the first line
+    is shown.
     """
     from IPython.display import Code, display  # only needed, and only there, in a notebook
 
     for function in functions:
         source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
-        display(Code(source, language="python"))
+        display(Code(_with_short_docstrings(source) + "\n", language="python"))
+
+
+def _with_short_docstrings(source: str) -> str:
+    """The same source with only the first line of each docstring."""
+    lines = source.splitlines()
+    for node in reversed(list(ast.walk(ast.parse(source)))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            text = node.body[0]
+            assert text.end_lineno is not None  # it was just parsed
+            if text.end_lineno > text.lineno:
+                lines[text.lineno - 1] += '"""'
+                del lines[text.lineno : text.end_lineno]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as a cell shows it; made by :func:`table`."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    numeric: list[bool]
+
+    def __repr__(self) -> str:
+        """The table as plain text."""
+        widths = [max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(row, widths, self.numeric, strict=True)
+            ).rstrip()
+            for row in (self.heads, *self.rows)
+        )
+
+    def _repr_html_(self) -> str:
+        def line(tag: str, cells: list[str]) -> str:
+            made = (
+                f'<{tag} style="text-align: {"right" if right else "left"}">{html.escape(cell)}</'
+                f"{tag.split()[0]}>"
+                for cell, right in zip(cells, self.numeric, strict=True)
+            )
+            return f"<tr>{''.join(made)}</tr>"
+
+        body = "".join(line("td", row) for row in self.rows)
+        head = line('th scope="col"', self.heads)
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def table(
+    frame: pd.DataFrame,
+    names: Mapping[str, str] | None = None,
+    digits: int | Mapping[str, int] = 3,
+) -> Table:
+    """A table for a page: human heads, sensible digits, no index column, no text cut off.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        One row a row.
+    names : mapping from column to head
+        Columns to show, in this order, with their heads; by default all, by their names.
+    digits : int, or mapping from column to int
+        Decimal places of numbers that are not whole (3 for columns that are not named).
+    """
+    chosen = dict(names or {column: str(column) for column in frame})
+
+    def shown(value: Any, places: int) -> str:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "–"
+        if isinstance(value, bool | np.bool_):
+            return "yes" if value else "no"
+        if isinstance(value, float):
+            text = f"{value:,.{places}f}"
+            return text.lstrip("-") if float(text.replace(",", "")) == 0 else text
+        return str(value)
+
+    columns = []
+    for column in chosen:
+        places = digits if isinstance(digits, int) else digits.get(column, 3)
+        columns.append([shown(value, places) for value in frame[column].tolist()])
+    numeric = [
+        pd.api.types.is_numeric_dtype(frame[column]) and frame[column].dtype != bool
+        for column in chosen
+    ]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Table(list(chosen.values()), rows, numeric)
 
 
 def _subplots(*grid: int, **settings: Any) -> tuple[Figure, Any]:
@@ -313,7 +409,7 @@ def _lines(labels: Sequence[str]) -> int:
 
 def _panel_width(width: int, columns: int) -> int:
     """Width of the panels of a grid for images `width` pixels wide, in pixels."""
-    room = min(_PAGE // columns - _GAP, 440 if columns <= 3 else 200)
+    room = min(_PAGE // columns - _GAP, 640 if columns <= 3 else 300)
     return width * (room // width) if width <= room else room
 
 
@@ -344,8 +440,19 @@ def _panels(
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
-    """PNG picture of a figure for a notebook, with few colours and as large as needed."""
+def _svg(figure: Figure) -> str | None:
+    """SVG picture of a plot; None for a grid of micrographs."""
+    if figure.get_gid() == _MICROGRAPHS:
+        return None
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def _png(figure: Figure) -> bytes | None:
+    """PNG picture of a grid of micrographs, with few colours; None for a plot."""
+    if figure.get_gid() != _MICROGRAPHS:
+        return None
     figure.draw_without_rendering()  # now labels have their places
     dpi, margin = figure.dpi, 4
     box = figure.get_tightbbox()
@@ -394,48 +501,25 @@ def _show_grey(axis: Axes, image: np.ndarray, panel: int) -> None:
     axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation=interpolation)
 
 
-def _draw_contours(panel: Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:
+def _draw_contours(panel: Axes, mask: np.ndarray, shape: tuple[int, ...], colour: str) -> None:
     if mask.shape != shape:
         raise ValueError(f"The mask has the shape {mask.shape}, but its image {shape}.")
     # With a border of background, outlines of objects that touch the image border are closed.
     for contour in find_contours(np.pad(mask > 0.5, 1).astype(float), 0.5):
-        panel.plot(
-            contour[:, 1] - 1, contour[:, 0] - 1, color=_CONTOUR_COLOUR, linewidth=1, zorder=2
-        )
+        panel.plot(contour[:, 1] - 1, contour[:, 0] - 1, color=colour, linewidth=1.5, zorder=2)
     height, width = shape
     panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
-def _scale_bar_length(width_nm: float) -> float:
-    """Longest round length (1, 2 or 5 times a power of ten) of at most a third of the width."""
-    power = 10.0 ** math.floor(math.log10(width_nm / 3))
-    # The tolerance keeps a third that is round itself, such as 300 / 3.
-    return max(factor * power for factor in (1, 2, 5) if factor * power <= width_nm / 3 * 1.0001)
-
-
-def _draw_scale_bar(panel: Axes, shape: tuple[int, ...], nm_per_pixel: float) -> None:
-    height, width = shape
-    length = _scale_bar_length(width * nm_per_pixel)
-    label = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
-    left, bottom = 0.05 * width - 0.5, 0.93 * height - 0.5
-    outline = [withStroke(linewidth=2.5, foreground="black")]
-    panel.plot(
-        [left, left + length / nm_per_pixel],
-        [bottom, bottom],
+def _draw_scale_bar(panel: Axes, nm_per_pixel: float) -> None:
+    bar = ScaleBar(
+        nm_per_pixel,
+        "nm",
+        length_fraction=0.33,
+        location="lower left",
         color="white",
-        linewidth=3,
-        solid_capstyle="butt",
-        path_effects=[withStroke(linewidth=5, foreground="black")],
-        label=label,
-        zorder=3,
+        box_color="black",
+        box_alpha=0.6,
+        font_properties={"size": _FONT - 4},
     )
-    panel.annotate(
-        label,
-        (left, bottom),
-        xytext=(0, 4),
-        textcoords="offset points",
-        color="white",
-        fontsize="small",
-        path_effects=outline,
-        zorder=3,
-    )
+    panel.add_artist(bar)

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import psutil
 
-from synthseg import runs
-from synthseg.parameters import (
+from synthseg import keys
+from synthseg.parameters import Scalar
+from synthseg.project import (
     ChapterError,
-    Scalar,
     chapter_name,
     project_root,
     read_json,
@@ -59,7 +59,7 @@ class Job:
     def finished(self) -> bool:
         """Whether there is such a run already, with its executed notebook."""
         notebook = self.folder / f"{self.folder.name}.ipynb"
-        return runs.receipt(self.folder, self.key).is_file() and notebook.is_file()
+        return keys.receipt(self.folder, self.key).is_file() and notebook.is_file()
 
     @property
     def last_time(self) -> float | None:
@@ -81,19 +81,19 @@ def make_plan(chosen: Iterable[tuple[int | str, Mapping[str, Scalar]]]) -> list[
     for chapter, parameters in chosen:
         source = parameters["data"], parameters["nm_per_pixel"]
         if source not in datasets:
-            datasets[source] = runs.load_data(parameters)
-        runs.cut(datasets[source], parameters)
+            datasets[source] = keys.load_data(parameters)
+        keys.cut(datasets[source], parameters)
         data, used, folders = datasets[source].fingerprint, {}, []
-        for name in runs.input_chapters(chapter, parameters):
-            folder = runs.input_folder(name, parameters)
+        for name in keys.input_chapters(chapter, parameters):
+            folder = keys.input_folder(name, parameters)
             if folder in planned:
                 used[chapter_name(planned[folder].chapter)] = planned[folder].key
             else:
-                card = runs.read_input(name, parameters, data)
+                card = keys.read_input(name, parameters, data)
                 used[card["chapter"]] = card["key"]
             folders.append(folder)
-        key = runs.run_key(chapter, parameters, used, data)
-        folder = runs.run_folder(chapter, parameters)
+        key = keys.run_key(chapter, parameters, used, data)
+        folder = keys.run_folder(chapter, parameters)
         planned[folder] = Job(chapter, folder, dict(parameters), key, tuple(folders), data)
     return list(planned.values())
 
@@ -119,7 +119,7 @@ def execute(
     force: bool = False,
     executor: str | None = None,
 ) -> None:
-    """Execute the jobs that are not finished, in one folder that holds the folders of their runs.
+    """Execute the jobs that are not finished, in one folder that holds the folders of their keys.
 
     Parameters
     ----------
@@ -143,17 +143,17 @@ def execute(
     RunError
         If another process is at work there.
     """
-    runs.hold(base, wait=0.1)
+    keys.hold(base, wait=0.1)
     try:
         waiting = [job for job in jobs if force or not job.finished]
         for job in waiting:
-            runs.status(job.folder).unlink(missing_ok=True)
+            keys.status(job.folder).unlink(missing_ok=True)
             # Without its notebook, a run in JupyterLab for instance, a receipt is not enough.
-            runs.receipt(job.folder, job.key).unlink(missing_ok=True)
+            keys.receipt(job.folder, job.key).unlink(missing_ok=True)
             if force:
-                runs.hold(job.folder)
-                runs.set_aside(job.folder)
-                runs.release(job.folder)
+                keys.hold(job.folder)
+                keys.set_aside(job.folder)
+                keys.release(job.folder)
         for job in jobs:
             if job not in waiting:
                 (job.folder / "card.json").touch()  # a book is built from the latest run
@@ -162,7 +162,7 @@ def execute(
             _write_plan(waiting, base)
             _snakemake(waiting, base, show, side_by_side, executor)
     finally:
-        runs.release(base)
+        keys.release(base)
 
 
 def _write_plan(jobs: list[Job], base: Path) -> None:
@@ -229,7 +229,7 @@ def _look(jobs: list[Job], show: Callable[[Job, Progress], None]) -> list[str]:
     """Show where the jobs stand by what they wrote; returns why some failed."""
     failures = []
     for job in jobs:
-        status = read_json(runs.status(job.folder))
+        status = read_json(keys.status(job.folder))
         if not status:
             show(job, Progress())
             continue

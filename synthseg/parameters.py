@@ -1,15 +1,9 @@
-"""Parameters of chapters: defaults from the notebook, a profile over them, settings over both.
-
-The paths of the project, its errors, and what reads and writes small files are here, too.
-"""
+"""Parameters of chapters: defaults from the notebook, a profile over them, settings over both."""
 
 import ast
 import contextlib
 import difflib
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -17,18 +11,9 @@ from typing import Any
 import nbformat
 import yaml
 
-Scalar = bool | int | float | str | None
+from synthseg.project import CHAPTERS, ParameterError, chapter_path, project_root, show_path
 
-CHAPTERS: dict[int, str] = {
-    1: "01_data",
-    2: "02_gan",
-    3: "03_baseline_segmentation",
-    4: "04_synthetic_only",
-    5: "05_frechet_and_dice",
-    6: "06_composed_masks",
-    7: "07_joint_training",
-}
-"""The chapters, in the order in which they build upon each other."""
+Scalar = bool | int | float | str | None
 
 REQUIRED = ("data", "nm_per_pixel", "seed", "folder")
 """Parameters of every chapter."""
@@ -41,137 +26,6 @@ KINDS = {
     NoneType: "a number or null",
 }
 """What a parameter must be, by the type of its default."""
-
-
-class RunError(ValueError):
-    """A request that cannot be carried out; its message is one sentence for the user."""
-
-
-class ParameterError(RunError):
-    """A parameter that is unknown, missing or of the wrong type."""
-
-
-class ChapterError(RunError):
-    """A chapter that stopped in one of its cells."""
-
-
-# Until training.py is rewritten: it imports these.
-class StorageError(RunError):
-    """A file that could not be written."""
-
-
-class Diverged(RunError):
-    """A training whose loss or weights are no longer finite numbers."""
-
-
-@contextlib.contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Name the file that could not be written."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise StorageError(f"{show_path(path)} cannot be stored: {error}") from error
-
-
-def make_lasting(temporary: Path, path: Path) -> None:
-    """Put a complete file in its place."""
-    temporary.replace(path)
-
-
-# End of what training.py imports
-
-
-# The project and its small files ----------------------------------------------------------------
-
-
-def project_root() -> Path:
-    """Folder that holds ``book/`` and ``params/``.
-
-    It is what the environment variable ``SYNTHSEG_ROOT`` names, else the nearest folder with a
-    book, looked for beside the package, then at and above the working directory.
-    """
-    if named := os.environ.get("SYNTHSEG_ROOT"):
-        return Path(named).resolve()
-    here = Path.cwd()
-    for candidate in (Path(__file__).resolve().parent.parent, here, *here.parents):
-        if (candidate / "book" / "_toc.yml").is_file():
-            return candidate
-    return here
-
-
-def chapter_name(chapter: int | str) -> str:
-    """Name of a chapter, for instance ``02_gan`` for 2; a name stands for itself."""
-    if isinstance(chapter, str):
-        return chapter
-    if chapter not in CHAPTERS:
-        raise RunError(f"There is no chapter {chapter}: choose from 1 to {max(CHAPTERS)}.")
-    return CHAPTERS[chapter]
-
-
-def chapter_path(chapter: int | str) -> Path:
-    """Path of a chapter's notebook: in the book, or in ``workflow/`` for one of the study."""
-    name = chapter_name(chapter)
-    folder = "book" if name in CHAPTERS.values() else "workflow"
-    return project_root() / folder / f"{name}.ipynb"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it: it is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, by :func:`write_text`."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; empty if there is no such file, an error if it holds anything else."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise RunError(f"{show_path(path)} cannot be read as a JSON object: remove it.")
-    return content
-
-
-def sha256(content: Any) -> str:
-    """Fingerprint of a JSON-like value."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def show_duration(seconds: float) -> str:
-    """For instance ``45 s``, ``2 min 03 s`` or ``1 h 05 min``."""
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60:02d} s"
-    return f"{total // 3600} h {total % 3600 // 60:02d} min"
-
-
-def show_path(path: Path) -> str:
-    """Path relative to the working directory where that is shorter."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def plural(count: int, word: str) -> str:
-    """For instance ``1 chapter`` or ``3 chapters``."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-# Parameters of a chapter ------------------------------------------------------------------------
 
 
 def default_parameters(path: Path) -> dict[str, Scalar]:
@@ -274,6 +128,16 @@ def given_parameters(
 def _check_seed(seed: Scalar) -> None:
     if not isinstance(seed, int) or not 0 <= seed <= 4_000_000:  # Keras' seeds end at 2^32 - 1
         raise ParameterError(f"seed is {seed!r}, but must be a whole number from 0 to 4000000.")
+
+
+def without_paths(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Parameters to show and to publish: of a user's own paths, only the last part."""
+    return {
+        name: ",".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
+        if isinstance(value, str) and (parts := value.split(","))
+        else value
+        for name, value in parameters.items()
+    }
 
 
 # Profiles ---------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ from typing import Any
 import nbformat
 
 from synthseg import METHOD_VERSION
-from synthseg.parameters import (
+from synthseg.keys import code_cells, code_fingerprint
+from synthseg.parameters import profile_path, without_paths
+from synthseg.project import (
     CHAPTERS,
     RunError,
     chapter_path,
-    profile_path,
     project_root,
     read_json,
     sha256,
@@ -33,7 +34,6 @@ from synthseg.parameters import (
     write_json,
     write_text,
 )
-from synthseg.runs import code_cells, code_fingerprint, without_paths
 
 PHANTOM = (
     "A small example on simulated images: numbers and figures of this book show that the chapters "

@@ -5,15 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthseg import METHOD_VERSION, runs
-from synthseg.parameters import (
-    CHAPTERS,
-    RunError,
-    Scalar,
-    given_parameters,
-    read_json,
-    show_path,
-)
+from synthseg import METHOD_VERSION, keys, machine
+from synthseg.parameters import Scalar, given_parameters
+from synthseg.project import CHAPTERS, RunError, read_json, show_path
 
 SAME_MACHINE = 1e-6
 """Relative difference that counts as none on one machine with the same versions and threads.
@@ -74,7 +68,7 @@ def read_cards(path: Path) -> list[Card]:
         # Those repeated beside it are the inputs.
         moved = {
             "folder": folder,
-            **{name: "" for name in runs.INPUTS if name in content["parameters"]},
+            **{name: "" for name in keys.INPUTS if name in content["parameters"]},
         }
         chapter = numbers[content["chapter"]]
         values = given_parameters(chapter, {**content["parameters"], **moved})
@@ -88,9 +82,9 @@ def _beside(path: Path, content: dict[str, Any], other: str) -> Path:
     """The card of an earlier chapter's run that a run used."""
     if path.name != "card.json":
         return path.with_name(f"{other}.card.json")
-    for name, number in runs.INPUTS.items():
+    for name, number in keys.INPUTS.items():
         if CHAPTERS[number] == other and content["parameters"].get(name):
-            return runs.input_folder(name, content["parameters"]) / "card.json"
+            return keys.input_folder(name, content["parameters"]) / "card.json"
     return path.parent.parent / other / "card.json"
 
 
@@ -98,11 +92,15 @@ def differences(card: Card, fingerprint: str) -> list[str]:
     """What is not as it was when a card was written, in words: the machine, versions and so on."""
     content = card.content
     now = {
-        "commit": runs.commit(),
-        "code of the chapter": runs.chapter_code(card.chapter)[:12],
+        "commit": machine.commit(),
+        "code of the chapter": keys.chapter_code(card.chapter)[:12],
         "data": fingerprint,
         **_machine(
-            {"method_version": METHOD_VERSION, "versions": runs.versions(), "device": runs.device()}
+            {
+                "method_version": METHOD_VERSION,
+                "versions": machine.versions(),
+                "device": machine.device(),
+            }
         ),
     }
     then = {

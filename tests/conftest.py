@@ -108,12 +108,13 @@ def write_stack(folder: Path, grey: int = 90) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of three small chapters and a book; other processes find it, too."""
-    from synthseg import parameters, publishing, reruns
+    from synthseg import cli, parameters, publishing, reruns
+    from synthseg import project as files
 
     root = tmp_path / "project"
     monkeypatch.setenv("SYNTHSEG_ROOT", str(root))
     names = {1: "01_data", 2: "02_gan", 3: "03_baseline_segmentation"}
-    for module in (parameters, publishing, reruns):
+    for module in (files, cli, parameters, publishing, reruns):
         monkeypatch.setattr(module, "CHAPTERS", names)
     (root / "book").mkdir(parents=True)
     write_stack(root / "mine")

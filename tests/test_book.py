@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from synthseg import parameters, publishing
+from synthseg import project as files
+from synthseg import publishing
 
 
 class Page(HTMLParser):
@@ -36,24 +37,24 @@ def html() -> Path:
 
 def test_published_notebooks_are_what_was_executed() -> None:
     checked = publishing.check()
-    assert [item.chapter for item in checked] == list(parameters.CHAPTERS)
+    assert [item.chapter for item in checked] == list(files.CHAPTERS)
     assert {item.chapter: item.problems for item in checked if item.problems} == {}
 
 
 def test_published_notebooks_stay_small() -> None:
-    sizes = [parameters.chapter_path(chapter).stat().st_size for chapter in parameters.CHAPTERS]
+    sizes = [files.chapter_path(chapter).stat().st_size for chapter in files.CHAPTERS]
     assert sum(sizes) < 7e6  # bytes; pictures in full colour would take three times as many
 
 
 def test_pages_need_no_network(html: Path) -> None:
     pages = sorted(html.glob("*.html"))
-    assert len(pages) > len(parameters.CHAPTERS)
+    assert len(pages) > len(files.CHAPTERS)
     for page in pages:
         remote = [source for source in Page(page).fetched if re.match(r"(https?:)?//", source)]
         assert remote == [], page.name
 
 
-@pytest.mark.parametrize("chapter", parameters.CHAPTERS.values())
+@pytest.mark.parametrize("chapter", files.CHAPTERS.values())
 def test_each_figure_of_a_chapter_has_alt_text(html: Path, chapter: str) -> None:
     figures = [
         picture
@@ -65,7 +66,7 @@ def test_each_figure_of_a_chapter_has_alt_text(html: Path, chapter: str) -> None
 
 
 def test_readme_quotes_published_numbers() -> None:
-    root = parameters.project_root()
+    root = files.project_root()
     published = pd.read_csv(root / "results" / "metrics.csv")
     values = {(row.chapter, row.quantity): row.value for row in published.itertuples()}
     readme = (root / "README.md").read_text(encoding="utf-8")

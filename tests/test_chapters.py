@@ -9,7 +9,8 @@ import nbformat
 import papermill
 import pytest
 
-from synthseg import parameters, runs
+from synthseg import jobs, keys, parameters
+from synthseg import project as files
 
 # Smaller than the smoke profile: this shows that the code runs, not that anything is learned.
 TINY = {"data": "phantom", "crop": 80, "size": 32}
@@ -41,35 +42,35 @@ def is_parameters(cell: nbformat.NotebookNode) -> bool:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """All seven chapters, executed one after the other into one folder."""
+    """All seven chapters, executed by Snakemake into one folder."""
     folder = str(tmp_path_factory.mktemp("runs") / "tiny")
-    notebooks = {}
-    for chapter, name in parameters.CHAPTERS.items():
-        defaults = parameters.default_parameters(parameters.chapter_path(chapter))
+    chosen = {}
+    for chapter, name in files.CHAPTERS.items():
+        defaults = parameters.default_parameters(files.chapter_path(chapter))
         assert set(TINY_CHAPTER[chapter]) <= set(defaults), f"unknown parameter for {name}"
-        tiny = TINY | TINY_CHAPTER[chapter] | {"folder": folder}
-        done = runs.execute(chapter, defaults | tiny, progress=False)
-        notebooks[chapter] = done.notebook
-    return notebooks
+        chosen[chapter] = defaults | TINY | TINY_CHAPTER[chapter] | {"folder": folder}
+    plan = jobs.make_plan(chosen.items())
+    jobs.execute(plan, plan[0].folder.parent, lambda job, progress: None)
+    return {int(job.chapter): job.folder / f"{job.folder.name}.ipynb" for job in plan}
 
 
-@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
+@pytest.mark.parametrize("chapter", files.CHAPTERS)
 def test_chapter_runs_and_leaves_what_it_promises(executed: dict, chapter: int) -> None:
     folder = executed[chapter].parent
-    card = parameters.read_json(folder / "card.json")
+    card = files.read_json(folder / "card.json")
     assert card["finished"]
     assert card["data"]["name"].startswith("phantom")
     assert card["parameters"]["size"] == 32
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    code = parameters.code_cells(read(executed[chapter]))
+    code = keys.code_cells(read(executed[chapter]))
     assert code[-1].source.strip() == "run.finish()"
     assert not [cell.id for cell in code if any(o.output_type == "error" for o in cell.outputs)]
 
 
-@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
+@pytest.mark.parametrize("chapter", files.CHAPTERS)
 def test_each_figure_is_there_with_alt_text_caption_and_name(executed: dict, chapter: int) -> None:
     names = []
-    for cell in parameters.code_cells(read(executed[chapter])):
+    for cell in keys.code_cells(read(executed[chapter])):
         pictures = [output for output in cell.outputs if "image/png" in (output.get("data") or {})]
         described = cell.metadata.get("mystnb", {})
         assert len(pictures) == bool(described), f"cell {cell.id}: picture and caption disagree"
@@ -81,25 +82,25 @@ def test_each_figure_is_there_with_alt_text_caption_and_name(executed: dict, cha
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
+@pytest.mark.parametrize("chapter", files.CHAPTERS)
 def test_no_cell_floods_the_page(executed: dict, chapter: int) -> None:
-    for cell in parameters.code_cells(read(executed[chapter])):
+    for cell in keys.code_cells(read(executed[chapter])):
         lines = sum(str(output.get("text", "")).count("\n") for output in cell.outputs)
         assert lines <= 100, f"cell {cell.id} prints {lines} lines"
 
 
-@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
+@pytest.mark.parametrize("chapter", files.CHAPTERS)
 def test_each_parameter_is_read(chapter: int) -> None:
-    notebook = read(parameters.chapter_path(chapter))
-    cells = parameters.code_cells(notebook)
+    notebook = read(files.chapter_path(chapter))
+    cells = keys.code_cells(notebook)
     code = "\n".join(cell.source for cell in cells if not is_parameters(cell))
     read_names = {
         node.id
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
-    read_names.update(parameters.REQUIRED)  # by the run itself
-    names = set(parameters.default_parameters(parameters.chapter_path(chapter)))
+    read_names.update(parameters.REQUIRED, keys.INPUTS, ["part"])  # by the run itself
+    names = set(parameters.default_parameters(files.chapter_path(chapter)))
     assert names <= read_names, f"never read: {names - read_names}"
     bound = {
         node.id
@@ -109,43 +110,38 @@ def test_each_parameter_is_read(chapter: int) -> None:
     assert not names & bound, f"bound anew: {names & bound}"
 
 
-@pytest.mark.parametrize("chapter", parameters.CHAPTERS)
+@pytest.mark.parametrize("chapter", files.CHAPTERS)
 def test_prose_quotes_only_recorded_numbers(executed: dict, chapter: int) -> None:
-    recorded = parameters.read_json(executed[chapter].parent / "metrics.json")
+    recorded = files.read_json(executed[chapter].parent / "metrics.json")
     text = "\n".join(
         cell.source
-        for cell in read(parameters.chapter_path(chapter)).cells
+        for cell in read(files.chapter_path(chapter)).cells
         if cell.cell_type == "markdown"
     )
     quoted = set(re.findall(r"\{glue:text\}`([a-z0-9_]+)[:`]", text))
     assert quoted <= set(recorded), f"not recorded: {quoted - set(recorded)}"
 
 
-def test_a_second_run_is_not_computed_again(executed: dict) -> None:
-    card = parameters.read_json(executed[1].parent / "card.json")
-    assert runs.execute(1, card["parameters"], progress=False).skipped
-
-
 def test_papermill_refuses_unknown_parameters(tmp_path: Path) -> None:
     with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'steps'"):
         papermill.execute_notebook(
-            str(parameters.chapter_path(3)),
+            str(files.chapter_path(3)),
             str(tmp_path / "out.ipynb"),
             parameters={"stepz": 20, "folder": str(tmp_path)},
-            cwd=str(parameters.project_root()),
+            cwd=str(files.project_root()),
             progress_bar=False,
         )
 
 
 def test_chapter_names_the_command_that_makes_what_it_needs(tmp_path: Path) -> None:
-    defaults = parameters.default_parameters(parameters.chapter_path(6))
-    with pytest.raises(parameters.ChapterError, match=r"papermill book/02_gan\.ipynb"):
-        runs.execute(6, defaults | TINY | {"folder": str(tmp_path / "empty")}, progress=False)
+    defaults = parameters.default_parameters(files.chapter_path(6))
+    with pytest.raises(keys.MissingRun, match=r"papermill book/02_gan\.ipynb"):
+        jobs.make_plan([(6, defaults | TINY | {"folder": str(tmp_path / "empty")})])
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "original"])
 def test_profiles_name_existing_parameters_and_state_their_cost(profile: str) -> None:
-    assert set(parameters.read_profile(profile)) == set(parameters.CHAPTERS)
-    head = (parameters.project_root() / "params" / f"{profile}.yaml").read_text(encoding="utf-8")
+    assert set(parameters.read_profile(profile)) == set(files.CHAPTERS)
+    head = (files.project_root() / "params" / f"{profile}.yaml").read_text(encoding="utf-8")
     for word in ("Command:", "Hardware:", "Duration:", "Scores:"):
         assert f"# {word}" in head

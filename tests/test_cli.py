@@ -1,5 +1,6 @@
 """The command line: what it passes on, and how it refuses."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_runs import project  # noqa: F401  (a fixture)
 from typer.testing import CliRunner
 
-from synthseg import cli, parameters, publishing, runs, volumes
+from synthseg import cli, jobs, keys, publishing, volumes
+from synthseg import project as files
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -21,45 +22,51 @@ def call(*arguments: str) -> SimpleNamespace:
     return SimpleNamespace(code=result.exit_code, output=result.output)
 
 
-Call = tuple[int, dict[str, parameters.Scalar], bool]
-
-
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """Chapters that would have been executed."""
-    calls: list[Call] = []
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What would have been executed."""
+    calls: list[tuple] = []
 
-    def execute(
-        chapter: int,
-        values: dict[str, parameters.Scalar],
-        fingerprint: str | None = None,
-        force: bool = False,
-    ) -> runs.Executed:
-        calls.append((chapter, values, force))
-        return runs.Executed(Path("notebook.ipynb"), chapter == 1, 61.0)
+    def execute(plan: list[jobs.Job], base: Path, show: object, **how: object) -> None:
+        calls.append((plan, base, how))
+        for job, state in zip(plan, ("unchanged", "runs", "done"), strict=False):
+            show(job, jobs.Progress(state, 0.5, 61.0))
+        show(plan[-1], jobs.Progress("done", 1.0, 61.0))
 
-    monkeypatch.setattr(runs, "execute", execute)
-    monkeypatch.setattr(runs, "load_data", lambda values: SimpleNamespace(fingerprint="f"))
+    monkeypatch.setattr(jobs, "execute", execute)
     return calls
 
 
-def test_run_passes_parameters_on(executed: list) -> None:
-    result = call("run", "3", "1", "--data", "epfl", "--set", "steps=20", "--set", "seed=3")
+def test_run_passes_parameters_on(executed: list, project: Path) -> None:
+    result = call("run", "2", "1", "--jobs", "2", "--set", "steps=20", "--set", "seed=3")
     assert result.code == 0, result.output
-    assert [chapter for chapter, _, _ in executed] == [1, 3]
-    for _, values, force in executed:
-        assert values["steps"] == 20
-        assert values["seed"] == 3
-        assert values["data"] == "epfl"
-        assert values["folder"] == "runs/smoke"
-        assert not force
-    assert "skipped" in result.output
-    assert "1 min 01 s" in result.output
+    [(plan, base, how)] = executed
+    assert [job.chapter for job in plan] == [1, 2]
+    assert base == project / "runs" / "smoke" / "seed-3"
+    assert how == {"side_by_side": 2, "force": False, "executor": None}
+    for job in plan:
+        chosen = {name: job.parameters[name] for name in ("steps", "rate", "seed", "folder")}
+        assert chosen == {"steps": 20, "rate": 0.25, "seed": 3, "folder": "runs/smoke"}
+    assert "1 of 2  01_data  unchanged, skipped" in result.output
+    assert "2 of 2  02_gan  done (1 min 01 s)" in result.output
 
 
 def test_run_without_chapters_takes_all(executed: list) -> None:
     assert call("run", "--force").code == 0
-    assert [(chapter, force) for chapter, _, force in executed] == [(1, True), (3, True)]
+    assert [job.chapter for job in executed[0][0]] == [1, 2, 3]
+    assert executed[0][2]["force"]
+
+
+def test_a_dry_run_says_what_would_run(executed: list, project: Path) -> None:
+    [job] = jobs.make_plan(cli.parameters.plan([1], "smoke").items())
+    card = {"finished": "now", "duration_s": 65.0}
+    files.write_json(job.folder / "card.json", card)
+    files.write_json(keys.receipt(job.folder, job.key), {})
+    (job.folder / "01_data.ipynb").touch()
+    result = call("run", "1", "2", "--dry-run")
+    assert "01_data  unchanged (last time: 1 min 05 s)" in result.output
+    assert "02_gan  would run\n" in result.output
+    assert executed == []
 
 
 @pytest.mark.parametrize(
@@ -70,10 +77,13 @@ def test_run_without_chapters_takes_all(executed: list) -> None:
         (["3", "--set", "steps"], "name=value"),
         (["3", "--set", "folder=here"], "--profile"),
         (["3", "--profile", "smokes"], "'smoke'"),
+        (["3", "--profile", "../smoke"], "may not be a path"),
         (["1", "8"], "chapter 8"),
+        (["3"], "synthseg run 2 --profile smoke"),
+        (["1", "--data", "elsewhere"], "elsewhere"),
     ],
 )
-def test_faulty_request_is_refused_in_one_sentence(
+def test_a_faulty_request_is_refused_in_one_sentence(
     executed: list, arguments: list[str], named: str
 ) -> None:
     result = call("run", *arguments)
@@ -81,55 +91,32 @@ def test_faulty_request_is_refused_in_one_sentence(
     assert executed == []
     assert named in result.output
     assert "Traceback" not in result.output
-    assert len(result.output.strip().splitlines()) == 1
+    assert len(re.sub("Reading the data …", "", result.output).strip().splitlines()) == 1
 
 
-def test_relative_data_counts_from_the_root(
-    executed: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_relative_data_count_from_the_working_directory(
+    executed: list, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine").mkdir()
-    monkeypatch.chdir(tmp_path / "mine")
-    assert call("run", "1", "--data", "image.tif,/data/mask.tif").code == 0
-    assert executed[0][1]["data"] == "mine/image.tif,/data/mask.tif"
+    monkeypatch.chdir(project / "book")
+    assert call("run", "1", "--data", "../mine").code == 0
+    assert executed[0][0][0].parameters["data"] == "mine"
 
 
-def test_faulty_data_stops_before_the_first_chapter(
-    executed: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load_data(values: dict[str, parameters.Scalar]) -> None:
-        raise volumes.DataError(f"{values['data']}/masks/03.png is empty.")
-
-    monkeypatch.setattr(runs, "load_data", load_data)
-    result = call("run", "--data", str(tmp_path))
-    assert result.code == 2
-    assert "03.png is empty" in result.output
-    assert executed == []
-
-
-def test_failed_chapter_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_chapter_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(*arguments: object, **options: object) -> None:
-        raise parameters.ChapterError("Chapter 1 stopped in cell [4] with an error.")
+        raise files.ChapterError("Chapter 1 stopped in cell [4] with an error.")
 
-    monkeypatch.setattr(runs, "execute", execute)
+    monkeypatch.setattr(jobs, "execute", execute)
     result = call("run", "1")
     assert result.code == 1
     assert "cell [4]" in result.output
 
 
-def test_book_before_any_run() -> None:
-    result = call("book")
-    assert result.code == 2
-    assert "synthseg run --profile smoke" in result.output
-
-
-def test_publish_before_any_run() -> None:
+def test_before_any_run(project: Path) -> None:
+    assert "synthseg run --profile smoke" in call("book").output
     assert call("publish").code == 2
-
-
-def test_check_fails_for_unpublished_chapters() -> None:
     result = call("check")
     assert result.code == 1
-    assert "01_data" in result.output
     assert "never published" in result.output
 
 
@@ -148,63 +135,67 @@ def test_check_says_what_made_a_chapter(monkeypatch: pytest.MonkeyPatch) -> None
         assert part in result.output
 
 
-def test_data_describes_sources_and_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rerun_of_another_machine_judges_scores_only(
+    executed: list, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job] = jobs.make_plan(cli.parameters.plan([1], "smoke").items())
+    card = {
+        "chapter": "01_data",
+        "key": job.key,
+        "finished": "now",
+        "commit": None,
+        "code": keys.chapter_code(1),
+        "data": {"fingerprint": job.fingerprint},
+        "parameters": job.parameters,
+        "inputs": {},
+        "device": "another processor",
+        "method_version": 1,
+        "versions": {"keras": "0"},
+    }
+    files.write_json(job.folder / "card.json", card)
+    files.write_json(job.folder / "metrics.json", {"dice": 0.8, "frechet": 60.0})
+    again = project / "runs" / f"rerun-{job.key[:8]}" / "seed-0" / "01_data"
+    files.write_json(again / "card.json", card | {"device": "this processor"})
+    files.write_json(again / "metrics.json", {"dice": 0.81, "frechet": 70.0})
+    result = call("rerun", str(job.folder / "card.json"))
+    assert result.code == 0, result.output
+    for part in ("processor was another processor", "keras was 0", "not judged", "judged by"):
+        assert part in result.output
+    assert call("rerun", str(job.folder / "card.json"), "--tolerance", "0.001").code == 1
+
+
+def test_data_are_described_with_all_findings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "SYNTHSEG_DATA" in call("data").output
-    volume = SimpleNamespace(
-        image=np.full((2, 3, 4), 100, np.uint8),
-        mask=np.ones((2, 3, 4), np.uint8),
-        nm_per_pixel=5.0,
-    )
-    dataset = SimpleNamespace(
-        train=volume,
-        validation=volume,
-        test=volume,
-        name="own",
-        fingerprint="ab12",
-        provenance="Drawn.",
-    )
-    found = [volumes.Finding("warning", "masks", "is odd", "look at it", (3, 4, 5, 8))]
+    image, mask = np.full((2, 3, 4), 100, np.uint8), np.ones((2, 3, 4), np.uint8)
+    volume = SimpleNamespace(image=image, mask=mask, nm_per_pixel=5.0)
+    parts = dict.fromkeys(("train", "validation", "test"), volume)
+    dataset = SimpleNamespace(**parts, name="own", fingerprint="ab12", provenance="Drawn.")
+    found = [
+        volumes.Finding("warning", "masks", "is odd", "look at it", (3, 4, 5, 8)),
+        volumes.Finding("note", "images", "is 16-bit", "nothing to do"),
+    ]
     monkeypatch.setattr(volumes, "check", lambda source, scale, crop: (found, dataset))
     result = call("data", "check", "folder", "--nm-per-pixel", "5")
     assert result.code == 0
     for part in ("ab12", "100.00%", "slices 3-5, 8: is odd", "→ look at it", "1 warning,"):
         assert part in result.output
-
-
-def test_all_faults_of_data_are_listed_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [
-        volumes.Finding("error", "masks/[3].png", "is empty", "draw it"),
-        volumes.Finding("note", "images", "is 16-bit", "nothing to do"),
-        volumes.Finding("error", "masks/[3].png", "is small", "resize it"),
-    ]
+    found.append(volumes.Finding("error", "masks/[3].png", "is empty", "draw it"))
     monkeypatch.setattr(volumes, "check", lambda source, scale, crop: (found, None))
     result = call("data", "check", "folder")
     assert result.code == 2
-    lines = [line.strip() for line in result.output.splitlines()]
-    assert lines[0] == "masks/[3].png"
-    assert [line[:5] for line in lines[1:5]] == ["error", "→ dra", "error", "→ res"]
-    assert lines[-1] == "2 errors, 0 warnings, 1 note: the data cannot be used."
+    last = result.output.splitlines()[-1]
+    assert last == "1 error, 1 warning, 1 note: the data cannot be used."
 
 
-@pytest.mark.parametrize("command", ["run", "book", "publish", "data", "check"])
+@pytest.mark.parametrize("command", ["run", "book", "publish", "data", "check", "rerun"])
 def test_help(command: str) -> None:
-    result = call(command, "--help")
-    assert result.code == 0
-    if command == "run":
-        assert "SYNTHSEG_DATA" in result.output
+    assert call(command, "--help").code == 0
 
 
 def test_help_does_not_wait_for_heavy_imports() -> None:
     code = "import sys, synthseg.cli; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
+    heavy = {"tensorflow", "keras", "pandas", "scipy", "skimage", "IPython", "papermill"}
     assert "typer" in loaded
-    assert not loaded & {
-        "tensorflow",
-        "keras",
-        "pandas",
-        "scipy",
-        "skimage",
-        "IPython",
-        "papermill",
-    }
+    assert not loaded & {*heavy, "snakemake"}

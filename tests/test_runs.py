@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 from conftest import given, make_chapter, write_stack
 
-from synthseg import figures, jobs, parameters, publishing, reruns, runs, volumes
+from synthseg import figures, jobs, keys, parameters, publishing, reruns, runs, volumes
+from synthseg import project as files
 
 # Parameters ---------------------------------------------------------------------------------------
 
 
 def test_defaults_are_those_of_the_parameters_cell(project: Path) -> None:
-    found = parameters.default_parameters(parameters.chapter_path(1))
+    found = parameters.default_parameters(files.chapter_path(1))
     assert found == given()
 
 
@@ -36,9 +37,9 @@ def test_defaults_are_those_of_the_parameters_cell(project: Path) -> None:
     ],
 )
 def test_parameters_cell_holds_plain_values_only(project: Path, cell: str, message: str) -> None:
-    nbformat.write(make_chapter(1, "", cell), parameters.chapter_path(1))
-    with pytest.raises(parameters.ParameterError, match=message):
-        parameters.default_parameters(parameters.chapter_path(1))
+    nbformat.write(make_chapter(1, "", cell), files.chapter_path(1))
+    with pytest.raises(files.ParameterError, match=message):
+        parameters.default_parameters(files.chapter_path(1))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_setting_takes_the_type_of_the_default(
     ],
 )
 def test_setting_of_another_type_is_refused(text: str, default: parameters.Scalar) -> None:
-    with pytest.raises(parameters.ParameterError, match="steps"):
+    with pytest.raises(files.ParameterError, match="steps"):
         parameters.parse("steps", text, default)
 
 
@@ -95,20 +96,20 @@ def test_plan_lays_settings_over_profile_over_defaults(project: Path) -> None:
 )
 def test_faulty_profile_is_refused(project: Path, profile: str, named: str) -> None:
     (project / "params" / "smoke.yaml").write_text(profile)
-    with pytest.raises(parameters.ParameterError, match=named):
+    with pytest.raises(files.ParameterError, match=named):
         parameters.read_profile("smoke")
 
 
 def test_unknown_names_are_refused_with_the_near_one(project: Path) -> None:
-    with pytest.raises(parameters.ParameterError, match="did you mean 'steps'"):
+    with pytest.raises(files.ParameterError, match="did you mean 'steps'"):
         parameters.plan([3], "smoke", settings=["stepz=20"])
-    with pytest.raises(parameters.ParameterError, match="did you mean 'smoke'"):
+    with pytest.raises(files.ParameterError, match="did you mean 'smoke'"):
         parameters.plan([3], "smok")
-    with pytest.raises(parameters.RunError, match="no chapter 9"):
+    with pytest.raises(files.RunError, match="no chapter 9"):
         parameters.plan([9], "smoke")
-    with pytest.raises(parameters.ParameterError, match="did you mean 'steps'"):
+    with pytest.raises(files.ParameterError, match="did you mean 'steps'"):
         runs.start(1, given(stepz=20))
-    with pytest.raises(parameters.ParameterError, match="whole number"):
+    with pytest.raises(files.ParameterError, match="whole number"):
         runs.start(1, given(steps="many"))
     assert not (project / "runs").exists()
 
@@ -135,16 +136,16 @@ def test_card_records_and_receipt(project: Path, monkeypatch: pytest.MonkeyPatch
     rows = pd.DataFrame({"Arm": ["A4 real", "A1"], "test Dice": [0.5, 0.25], "note": ["a", "b"]})
     assert run.table("arms", rows, {"note": "Note"}) == ({"note": "Note"}, 3)
     run.table("steps", pd.DataFrame({"step": [1, 1], "loss": [4, 5]}))
-    assert not runs.receipt(run.folder, run.key).is_file()
+    assert not keys.receipt(run.folder, run.key).is_file()
     run.finish()
-    assert runs.receipt(run.folder, run.key).is_file()
+    assert keys.receipt(run.folder, run.key).is_file()
     assert json.loads((run.folder / "metrics.json").read_text()) == {
         **{"dice": 0.5, "slices": 3, "empty": None},
         **{"arms_a4_real_test_dice": 0.5, "arms_a1_test_dice": 0.25},
         **{"steps_1_loss": 4, "steps_2_loss": 5},
     }
     assert pd.read_csv(run.folder / "arms.csv").equals(rows)
-    card = parameters.read_json(run.folder / "card.json")
+    card = files.read_json(run.folder / "card.json")
     assert card["finished"]
     assert card["data"]["fingerprint"] == run.dataset.fingerprint
     assert card["versions"]["keras"] == keras.__version__
@@ -161,13 +162,13 @@ def test_streams_differ_by_name_and_seed(project: Path) -> None:
 
 
 def test_a_part_of_the_training_volume(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = runs.load_data(given())
+    whole = keys.load_data(given())
     renamed = lambda volume, part: replace(volume, name=part)  # noqa: E731
     monkeypatch.setattr(volumes.Volume, "cut", renamed, raising=False)
-    part = runs.cut(whole, {"part": "0:2"})
+    part = keys.cut(whole, {"part": "0:2"})
     assert part.train.name == "0:2"
     assert part.test is whole.test
-    assert runs.cut(whole, {"part": ""}) is whole
+    assert keys.cut(whole, {"part": ""}) is whole
 
 
 def test_a_run_with_other_parameters_sets_the_earlier_one_aside(project: Path) -> None:
@@ -194,14 +195,14 @@ def test_the_key_holds_what_numbers_depend_on(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def key(inputs: dict[str, str] | None = None, data: str = "d", **changes: object) -> str:
-        return runs.run_key(1, given(**changes), inputs or {}, data)
+        return keys.run_key(1, given(**changes), inputs or {}, data)
 
     before = key()
     assert key(folder="elsewhere", generator="runs/other/seed-0/02_gan", data="d") == before
     others = [key(steps=3), key({"02_gan": "k"}), key(data="e"), key(seed=1)]
-    nbformat.write(make_chapter(1, "other = 1"), parameters.chapter_path(1))
+    nbformat.write(make_chapter(1, "other = 1"), files.chapter_path(1))
     others.append(key())
-    monkeypatch.setattr(runs, "method_fingerprint", lambda: "other method")
+    monkeypatch.setattr(keys, "method_fingerprint", lambda: "other method")
     others.append(key())
     assert len({before, *others}) == 7
 
@@ -209,15 +210,15 @@ def test_the_key_holds_what_numbers_depend_on(
 def test_comments_and_other_files_are_not_the_method(tmp_path: Path) -> None:
     def fingerprint(source: str, name: str = "masks.py") -> str:
         (tmp_path / name).write_text(source, encoding="utf-8")
-        runs.method_fingerprint.cache_clear()
-        return runs.method_fingerprint(tmp_path)
+        keys.method_fingerprint.cache_clear()
+        return keys.method_fingerprint(tmp_path)
 
     before = fingerprint("def area(mask):\n    return mask.sum()\n")
     same = '"""Text."""\n\ndef area(mask):  # why\n    """More."""\n    return mask . sum()\n'
     assert fingerprint(same) == before
     assert fingerprint("LINES = 2\n", "figures.py") == before
     assert fingerprint("def area(mask):\n    return mask.mean()\n") != before
-    runs.method_fingerprint.cache_clear()
+    keys.method_fingerprint.cache_clear()
 
 
 def test_inputs_are_siblings_or_given(project: Path) -> None:
@@ -227,7 +228,7 @@ def test_inputs_are_siblings_or_given(project: Path) -> None:
     assert later.inputs == {"generator": sibling.folder}
     chosen = runs.start(3, given(generator="runs/other/seed-0/02_gan"))
     assert chosen.inputs == {"generator": other.folder}
-    assert parameters.read_json(chosen.folder / "card.json")["inputs"] == {"02_gan": other.key}
+    assert files.read_json(chosen.folder / "card.json")["inputs"] == {"02_gan": other.key}
     assert chosen.key != later.key
 
 
@@ -235,7 +236,7 @@ def test_an_input_that_does_not_fit_names_the_command(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(message: str, **changes: object) -> None:
-        with pytest.raises(runs.MissingRun, match=message):
+        with pytest.raises(keys.MissingRun, match=message):
             runs.start(3, given(generator="", folder="runs/smoke", **changes))
 
     command = "synthseg run 2 --profile smoke --seed 0 --data mine --set nm_per_pixel=5.0"
@@ -245,7 +246,7 @@ def test_an_input_that_does_not_fit_names_the_command(
     run.finish()
     refused("made with crop=8", crop=4)
     refused("does not exist: make it", seed=1)
-    monkeypatch.setattr(runs, "METHOD_VERSION", -1)
+    monkeypatch.setattr(keys, "METHOD_VERSION", -1)
     refused("another version of the method")
     monkeypatch.undo()
     write_stack(project / "mine", grey=120)
@@ -254,7 +255,7 @@ def test_an_input_that_does_not_fit_names_the_command(
 def test_changed_data_make_another_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = finished(2)
     write_stack(project / "mine", grey=120)
-    with pytest.raises(runs.MissingRun, match=r"other data .* papermill book/02_gan\.ipynb"):
+    with pytest.raises(keys.MissingRun, match=r"other data .* papermill book/02_gan\.ipynb"):
         runs.start(3, given(generator=""))
     assert runs.start(2, given()).key != before.key
 
@@ -287,7 +288,7 @@ def test_jobs_run_in_order_and_once(project: Path) -> None:
         if output.get("name") == "stdout"
     ]
     assert printed.startswith("rate 0.25 module://matplotlib_inline")
-    assert parameters.read_json(plan[2].folder / "metrics.json")["from_gan"]
+    assert files.read_json(plan[2].folder / "metrics.json")["from_gan"]
 
     assert execute(make_plan(1, 2, 3)) == dict.fromkeys(done, "unchanged")
     # Another GAN is another input; chapter 1 does not depend on it.
@@ -301,7 +302,7 @@ def test_jobs_run_in_order_and_once(project: Path) -> None:
     assert "A 0.25" in (index.parent / "intro.html").read_text()
     assert publishing.publish("smoke") == [1, 2, 3]
     assert [item.problems for item in publishing.check()] == [[], [], []]
-    card = parameters.read_json(project / "results" / "03_baseline_segmentation.card.json")
+    card = files.read_json(project / "results" / "03_baseline_segmentation.card.json")
     assert str(project) not in json.dumps(card)
 
     cards = reruns.read_cards(project / "results" / "03_baseline_segmentation.card.json")
@@ -313,10 +314,10 @@ def test_jobs_run_in_order_and_once(project: Path) -> None:
 
 
 def test_a_failing_chapter_says_why_and_goes_on(project: Path) -> None:
-    path = parameters.chapter_path(1)
+    path = files.chapter_path(1)
     good = nbformat.read(path, as_version=4)
     nbformat.write(make_chapter(1, "1 / 0"), path)
-    with pytest.raises(parameters.ChapterError, match=r"01_data stopped in cell .*ZeroDivision"):
+    with pytest.raises(files.ChapterError, match=r"01_data stopped in cell .*ZeroDivision"):
         execute(make_plan(1))
     nbformat.write(good, path)
     assert execute(make_plan(1)) == {"01_data": "done"}
@@ -325,16 +326,16 @@ def test_a_failing_chapter_says_why_and_goes_on(project: Path) -> None:
 
 def test_two_commands_do_not_share_a_folder(project: Path) -> None:
     plan = make_plan(1)
-    code = "import sys; from synthseg import runs; from pathlib import Path; "
-    code += "runs.hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from synthseg import keys; from pathlib import Path; "
+    code += "keys.hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(plan[0].folder.parent)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(parameters.RunError, match=f"in use by process {other.pid} on .* since"):
+        with pytest.raises(files.RunError, match=f"in use by process {other.pid} on .* since"):
             execute(plan)
         other.kill()
-    runs.hold(plan[0].folder.parent)
-    runs.release(plan[0].folder.parent)
+    keys.hold(plan[0].folder.parent)
+    keys.release(plan[0].folder.parent)
 
 
 @pytest.mark.long
@@ -353,7 +354,7 @@ def test_the_command_goes_on_where_it_was_killed(project: Path, sent: signal.Sig
         assert killed.poll() is None
     os.kill(killed.pid, sent)
     killed.wait()
-    assert not runs.receipt(folder, parameters.read_json(folder / "card.json")["key"]).is_file()
+    assert not keys.receipt(folder, files.read_json(folder / "card.json")["key"]).is_file()
     if sent == signal.SIGTERM:
         assert "To go on" in killed.stderr.read()
     assert command("killed").wait() == 0
@@ -362,7 +363,7 @@ def test_the_command_goes_on_where_it_was_killed(project: Path, sent: signal.Sig
         for profile in ("whole", "killed")
     ]
     assert numbers[0] == numbers[1]
-    assert parameters.read_json(folder / "card.json")["sessions"] == 2
+    assert files.read_json(folder / "card.json")["sessions"] == 2
 
 
 # Reruns -------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ import psutil
 from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 
-from synthseg import runs
-from synthseg.parameters import (
+from synthseg import keys
+from synthseg.project import (
     ChapterError,
     RunError,
     chapter_path,
@@ -47,9 +47,9 @@ def logging_to(log: Path) -> type[AsyncKernelManager]:
 def execute(folder: Path, job: dict[str, Any], report: Any) -> None:
     """Execute the chapter of a job in the folder of its run."""
     name = folder.name
-    runs.hold(folder)  # whoever is at work on this run must be done
-    runs.set_aside(folder, job["key"])
-    runs.release(folder)  # for the kernel
+    keys.hold(folder)  # whoever is at work on this run must be done
+    keys.set_aside(folder, job["key"])
+    keys.release(folder)  # for the kernel
     folder.mkdir(parents=True, exist_ok=True)
     path, partial = chapter_path(job["chapter"]), folder / f"{name}.partial.ipynb"
     cells = len(nbformat.read(path, as_version=4).cells) + 1  # with the injected parameters
@@ -78,7 +78,7 @@ def execute(folder: Path, job: dict[str, Any], report: Any) -> None:
             f"{name} stopped because its kernel died, mostly for lack of memory; the same command "
             "goes on after the last finished epoch."
         ) from error
-    if not runs.receipt(folder, job["key"]).is_file():
+    if not keys.receipt(folder, job["key"]).is_file():
         raise ChapterError(
             f"{name} ended without a receipt of this run: its last code cell must be "
             "run.finish(), and neither its data nor its inputs may change meanwhile."
@@ -114,7 +114,7 @@ def main(plan_file: str, run: str) -> int:
     folder, begun = Path(plan_file).resolve().parent / run, time.time()
 
     def report(**state: Any) -> None:
-        write_json(runs.status(folder), {"begun": begun, **state})
+        write_json(keys.status(folder), {"begun": begun, **state})
 
     try:
         report()
