@@ -9,6 +9,7 @@ import skimage.io
 import tifffile
 
 from synthseg import volumes
+from synthseg.stacks import epfl
 from synthseg.volumes import DataError, Dataset, Volume, check, load, split_by_z
 
 SHAPE = (20, 12, 16)
@@ -165,10 +166,10 @@ def small_epfl(tmp_path, monkeypatch):
         mask[:, 0, seed] = 1  # the halves differ
         write_tiff(folder / f"{half}.tif", image)
         write_tiff(folder / f"{half}_groundtruth.tif", mask * 255)
-        first_masks[f"{half}_groundtruth.tif"] = volumes._sha256((mask[0] * 255).tobytes())
-    monkeypatch.setattr(volumes, "EPFL_SHAPE", SHAPE)
-    monkeypatch.setattr(volumes, "EPFL_FIRST_MASK", first_masks)
-    monkeypatch.setattr(volumes, "EPFL_BYTES", (folder / "training.tif").stat().st_size)
+        first_masks[f"{half}_groundtruth.tif"] = epfl._hash(mask[0] * 255)
+    monkeypatch.setattr(epfl, "SHAPE", SHAPE)
+    monkeypatch.setattr(epfl, "FIRST_MASK", first_masks)
+    monkeypatch.setattr(epfl, "BYTES", (folder / "training.tif").stat().st_size)
     monkeypatch.delenv("SYNTHSEG_DATA", raising=False)
     return folder
 
@@ -188,8 +189,8 @@ def test_an_epfl_folder_is_used_as_it_is(small_epfl):
 
 
 def test_a_recovered_copy_is_declared(small_epfl, monkeypatch):
-    first_image = volumes._sha256(example()[0][0].tobytes())
-    monkeypatch.setattr(volumes, "EPFL_RECOVERED_FIRST_IMAGE", first_image)
+    first_image = epfl._hash(example()[0][0])
+    monkeypatch.setattr(epfl, "RECOVERED_FIRST_IMAGE", first_image)
     assert "recovered from a public mirror" in load(str(small_epfl)).provenance
 
 
@@ -261,6 +262,6 @@ def test_real_epfl_swapped_is_refused(epfl_folder, tmp_path):
         for ending in (".tif", "_groundtruth.tif"):
             (tmp_path / f"{target}{ending}").symlink_to(epfl_folder / f"{source}{ending}")
     with pytest.raises(DataError, match=r"testing_groundtruth.tif holds the masks of training_"):
-        volumes._read_epfl_stack(tmp_path / "testing_groundtruth.tif")
+        epfl._read_file(tmp_path / "testing_groundtruth.tif")
     with pytest.raises(DataError, match=r"training.tif is uint8 \(33, 768, 1024\)"):
         load(str(tmp_path))

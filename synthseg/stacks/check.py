@@ -1,21 +1,16 @@
-"""Findings: what is wrong or noteworthy in images and masks, where, and how to mend it.
+"""Checks of pixels: what is wrong or noteworthy in images, in masks, and between them.
 
-The checks in this module look at pixels; `synthseg.files` adds what the files themselves tell.
 Each check yields findings; none of them changes a pixel.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from hashlib import sha256
-from itertools import groupby
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-Severity = Literal["error", "warning", "note"]
+from synthseg.stacks.findings import Finding, Stack
 
 SCALE_PERCENTILES = (0.1, 99.9)  # a few hot pixels must not decide the contrast
 LOW_CONTRAST = 16  # grey values between those percentiles, of 8-bit images
@@ -29,114 +24,16 @@ SHIFT_TOLERANCE = 8  # px; annotators draw a membrane's middle, inside or outsid
 SHIFT_SCORE = 6.5  # least height of the correlation peak, in standard deviations of the rest
 
 
-class DataError(ValueError):
-    """The data cannot be used; the message says which file is wrong and what to do."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was noticed in the data.
-
-    Attributes
-    ----------
-    severity : {"error", "warning", "note"}
-        An error keeps the data from being used. A warning is a likely mistake that only a person
-        can judge. A note says how something was understood.
-    file : str
-        The file or folder.
-    what : str
-        What is wrong, to be read after the name of the file.
-    remedy : str
-        What to do. Empty if `what` is a whole sentence that says it.
-    slices : tuple of int
-        Slices of a multi-page file, counted from 0; empty if it is about the whole file.
-    """
-
-    severity: Severity
-    file: str
-    what: str
-    remedy: str = ""
-    slices: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        if not self.remedy:
-            return self.what
-        where = f"{self.file}, {self.place}," if self.place else self.file
-        return f"{where} {self.what}; {self.remedy}."
-
-    @property
-    def place(self) -> str:
-        """The slices in words, such as ``slices 3, 5-7``; empty for a whole file."""
-        runs = []
-        for _, group in groupby(enumerate(self.slices), lambda item: item[1] - item[0]):
-            members = [number for _, number in group]
-            runs.append(f"{members[0]}-{members[-1]}" if members[1:] else f"{members[0]}")
-        return f"slice{'s' * (len(self.slices) > 1)} {', '.join(runs)}" if runs else ""
-
-
-def show_path(path: Path) -> str:
-    """Return a path as text that can always be printed, whatever bytes are in its name."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
-
-
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Slices that were read, each with the place it came from.
-
-    Attributes
-    ----------
-    path : Path
-        A multi-page file, or a folder of slices.
-    pixels : array (z, y, x)
-        Of the type stored.
-    files : tuple of Path
-        The file of each slice.
-    numbers : tuple of int
-        The page of each slice in its file.
-    complete : bool
-        Whether every slice could be read, and all are alike.
-    """
-
-    path: Path
-    pixels: NDArray
-    files: tuple[Path, ...]
-    numbers: tuple[int, ...]
-    complete: bool = True
-
-    def label(self, index: int) -> str:
-        """Name of one slice, for use within a sentence."""
-        if len(set(self.files)) > 1:
-            return self.files[index].name
-        return f"slice {self.numbers[index]}"
-
-    def whole(self, severity: Severity, what: str, remedy: str) -> Finding:
-        """A finding about the file or folder as a whole."""
-        return Finding(severity, show_path(self.path), what, remedy)
-
-    def at(
-        self, indices: Iterable[int], severity: Severity, what: str, remedy: str
-    ) -> Iterator[Finding]:
-        """Findings about some slices: one a file."""
-        for file, group in groupby(sorted(indices), lambda index: self.files[index]):
-            pages = () if file != self.path else tuple(self.numbers[index] for index in group)
-            yield Finding(severity, show_path(file), what, remedy, pages)
+def digest(page: NDArray) -> bytes:
+    """Return the sha256 of the pixels of a slice."""
+    return sha256(np.ascontiguousarray(page).data).digest()
 
 
 # --- Images -----------------------------------------------------------------------------------
 
 
 def check_image(stack: Stack) -> Iterator[Finding]:
-    """Look for a mask in place of an image, odd ranges, and blank, repeated or misplaced slices.
-
-    Parameters
-    ----------
-    stack : Stack
-        Grey values of any integer or floating type, all finite.
-
-    Yields
-    ------
-    Finding
-    """
+    """Look for a mask in place of an image, odd ranges, and blank, repeated or misplaced slices."""
     image = stack.pixels
     if all(len(np.unique(page)) <= 2 for page in image):
         yield stack.whole(
@@ -176,7 +73,7 @@ def check_image(stack: Stack) -> Iterator[Finding]:
     )
     first: dict[bytes, int] = {}
     for index, page in enumerate(image):
-        earlier = first.setdefault(sha256(np.ascontiguousarray(page).data).digest(), index)
+        earlier = first.setdefault(digest(page), index)
         if earlier != index and index not in blank:
             yield from stack.at(
                 [index],
@@ -185,12 +82,10 @@ def check_image(stack: Stack) -> Iterator[Finding]:
                 "remove one of the two, image and mask",
             )
     if misplaced := _misplaced(image):
-        listed = ", ".join(stack.label(index) for index in misplaced[:5])
         yield stack.whole(
             "error",
             f"is not in the order of z: {len(misplaced)} of {len(image)} slices look more like "
-            f"slices elsewhere than like their neighbours ({listed}"
-            f"{', …' * (len(misplaced) > 5)})",
+            f"slices elsewhere than like their neighbours ({stack.labels(misplaced, 5)})",
             "number the slices in the order of the stack; images and masks alike",
         )
 
@@ -245,17 +140,7 @@ def _misplaced(image: NDArray) -> list[int]:
 
 
 def check_mask(stack: Stack) -> Iterator[Finding]:
-    """Look for fractions, soft edges, labels, inverted and empty masks.
-
-    Parameters
-    ----------
-    stack : Stack
-        Values of any type; above 0 is foreground.
-
-    Yields
-    ------
-    Finding
-    """
+    """Look for fractions, soft edges, labels, inverted and empty masks."""
     pixels = stack.pixels
     if pixels.dtype.kind == "f" and (pixels % 1).any():
         yield stack.whole(
@@ -311,11 +196,9 @@ def check_mask(stack: Stack) -> Iterator[Finding]:
         )
     empty = [index for index, page in enumerate(mask) if not page.any()]
     if empty:
-        listed = ", ".join(stack.label(index) for index in empty[:3])
         yield stack.whole(
             "note",
-            f"marks nothing in {len(empty)} of {len(mask)} slices ({listed}"
-            f"{', …' * (len(empty) > 3)})",
+            f"marks nothing in {len(empty)} of {len(mask)} slices ({stack.labels(empty, 3)})",
             "check that these slices hold no mitochondria, or annotate them",
         )
 
@@ -358,21 +241,11 @@ def _inverted_slices(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def check_pair(image: Stack, mask: Stack) -> Iterator[Finding]:
-    """Warn if the outlines of the masks fit the edges in the images better at a distance.
-
-    Parameters
-    ----------
-    image, mask : Stack
-        Of one shape (z, y, x).
-
-    Yields
-    ------
-    Finding
-    """
+    """Warn if the outlines of the masks fit the edges in the images better at a distance."""
     if shift := _shift(image.pixels, mask.pixels > 0):
         down, right = shift
-        moves = [f"{abs(down)} px {'down' if down > 0 else 'up'}"] * (down != 0)
-        moves += [f"{abs(right)} px {'right' if right > 0 else 'left'}"] * (right != 0)
+        ways = [(down, "down", "up"), (right, "right", "left")]
+        moves = [f"{abs(by)} px {ahead if by > 0 else back}" for by, ahead, back in ways if by]
         yield mask.whole(
             "warning",
             f"fits the edges in the images better when it is moved {' and '.join(moves)}",

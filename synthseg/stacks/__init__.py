@@ -1,0 +1,10 @@
+"""Files in, arrays out: stacks of images and masks are read and checked here, or simulated.
+
+This package knows nothing of the method, and imports nothing else of `synthseg`. `open_source`
+returns arrays and what was noticed on the way; bad data raise `DataError`.
+"""
+
+from synthseg.stacks.findings import DataError, Finding, Pair, Source
+from synthseg.stacks.sources import SOURCES, check_source, open_source
+
+__all__ = ["SOURCES", "DataError", "Finding", "Pair", "Source", "check_source", "open_source"]

@@ -1,0 +1,170 @@
+"""The EPFL CA1 hippocampus stacks: found on disk or downloaded, checked, and read."""
+
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pooch
+from numpy.typing import NDArray
+
+from synthseg.stacks.findings import DataError, Finding, Pair, Source, show_path
+from synthseg.stacks.read import TIFF_HEADS, describe, read_stack
+
+PAGE = "https://www.epfl.ch/labs/cvlab/data/data-em/"
+# The %20 is part of the official address.
+URL = "https://documents.epfl.ch/groups/c/cv/cvlab-unit/www/data/%20ElectronMicroscopy_Hippocampus/"
+FILES = ("training.tif", "training_groundtruth.tif", "testing.tif", "testing_groundtruth.tif")
+BYTES = 129_919_357  # of each official file
+SHAPE = (165, 768, 1024)  # (z, y, x)
+TEST_STEP = 5  # scored test slices are z = 0, 5, 10, ...
+NM_PER_PIXEL = 5.0
+# sha256 of the pixels of slice z = 0. They tell the two halves apart, whatever the file's name...
+FIRST_MASK = {
+    "training_groundtruth.tif": "8352fd9a591f4e1ffe226ff1a186a5f45c9c59d573efa9afbae9be9635ce392f",
+    "testing_groundtruth.tif": "ff36289cd54d2ddf190cefc4edbb982d2b73b9054a6623e570cc4bbf294a13fd",
+}
+# ... and recognise a copy whose grey values were recovered from a public mirror.
+RECOVERED_FIRST_IMAGE = "ea02210f98301f18405a58c7385618b682d1e198f13f14d5658f4be9f13462f2"
+DOWNLOAD_AGAIN = f"download it again from {PAGE}"
+DOWNLOAD_RETRIES = 2
+
+
+def load_epfl() -> Source:
+    """Read the EPFL data in the folder SYNTHSEG_DATA or, failing that, in the download cache."""
+    findings = []
+    if local := os.environ.get("SYNTHSEG_DATA"):
+        folder = Path(local).expanduser()
+        missing = [name for name in FILES if not (folder / name).exists()]
+        if not missing:
+            return read_epfl(folder, "read from a local folder")
+        what = f"holds no {', '.join(missing)}; using the download instead"
+        remedy = "put the four files there, or unset SYNTHSEG_DATA"
+        findings.append(Finding("warning", f"SYNTHSEG_DATA={local}", what, remedy))
+    base_url = os.environ.get("SYNTHSEG_EPFL_URL", URL).rstrip("/") + "/"
+    source = read_epfl(_download(base_url), f"downloaded from {base_url}")
+    source.findings.extend(findings)
+    return source
+
+
+def holds_epfl(folder: Path) -> bool:
+    """Whether a folder holds any of the four files."""
+    return any((folder / name).exists() for name in FILES)
+
+
+def _download(base_url: str) -> Path:
+    """Download what the cache lacks and return its folder.
+
+    Finished files are kept and a partial one never gets its final name, so an interrupted
+    download goes on with the file it was in. EPFL publishes no checksums: the sha256 of what
+    arrived first is kept in ``sha256.json``, and a file that changed since is downloaded again.
+    """
+    folder = Path(pooch.os_cache("synthseg")) / "epfl"
+    record = folder / "sha256.json"
+    try:
+        known = json.loads(record.read_text()) if record.exists() else {}
+        if not isinstance(known, dict):
+            raise ValueError("not a list of checksums")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{record} cannot be read ({error}); delete it.") from error
+    checksums = {name: str(known[name]) for name in FILES if name in known}
+    registry = {name: checksums.get(name) for name in FILES}
+    cache = pooch.create(folder, base_url, registry=registry, retry_if_failed=DOWNLOAD_RETRIES)
+    for name in FILES:
+        file = folder / name
+        try:
+            if file.is_file() and file.stat().st_size != BYTES:
+                file.unlink()  # not the file, whoever left it there
+            checksums[name] = pooch.file_hash(cache.fetch(name, downloader=_fetch_whole_file))
+            partial = record.with_suffix(".partial")
+            partial.write_text(json.dumps(checksums, indent=1))
+            partial.replace(record)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise DataError(
+                f"{name} cannot be kept in {folder} ({error}); make that folder writable, name "
+                "another one in XDG_CACHE_HOME (Linux), or get the four files from "
+                f"{PAGE} and name their folder with --data FOLDER."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{name} could not be downloaded from {base_url} ({error}). Run it again, finished "
+                f"files are kept; or get the four files from {PAGE} and name their folder "
+                f"with --data FOLDER. (If EPFL itself has changed the file, delete {record}.)"
+            ) from error
+    return folder
+
+
+def _fetch_whole_file(url: str, output_file: str, cache: pooch.Pooch | None) -> None:
+    """Download with a progress bar; pooch tries again after the ValueError of a wrong file."""
+    pooch.HTTPDownloader(progressbar=True, chunk_size=2**20)(url, output_file, cache)
+    with Path(output_file).open("rb") as opened:
+        head = opened.read(200)
+    size = Path(output_file).stat().st_size
+    if not head.startswith(TIFF_HEADS):
+        raise ValueError(f"what arrived is no TIFF file: it {describe(head)}, {size:,} bytes")
+    if size != BYTES:
+        raise ValueError(f"{size:,} bytes arrived instead of {BYTES:,}")
+
+
+def read_epfl(folder: Path, origin: str) -> Source:
+    """Read the four EPFL files; `origin` tells in the provenance how they got here."""
+    stacks, findings = {}, []
+    for name in FILES:
+        try:
+            stacks[name] = _read_file(folder / name)
+        except DataError as error:
+            findings += error.findings
+    if findings:
+        raise DataError(findings)
+    provenance = (
+        f"EPFL CA1 hippocampus, 5 nm voxels (A. Lucchi, Y. Li, P. Fua, CVPR 2013, {PAGE}), "
+        f"{origin}. Test scores are taken on every {TEST_STEP}th slice of the test stack."
+    )
+    if _hash(stacks["training.tif"][0]) == RECOVERED_FIRST_IMAGE:
+        provenance += (
+            " This copy was recovered from a public mirror: the masks are the original ones "
+            "(compared on two slices), the grey values are exact up to a constant per slice."
+        )
+    training, testing = (
+        Pair(stacks[f"{half}.tif"], stacks[f"{half}_groundtruth.tif"] > 0, f"epfl-{half}")
+        for half in ("training", "testing")
+    )
+    return Source(training, testing, NM_PER_PIXEL, "epfl", provenance)
+
+
+def _read_file(path: Path) -> NDArray[np.uint8]:
+    """Read one of the four files, checked; of a test file only the slices that are scored."""
+
+    def refuse(what: str, remedy: str = DOWNLOAD_AGAIN) -> DataError:
+        return DataError([Finding("error", show_path(path), what, remedy)])
+
+    if not path.exists():
+        raise refuse("is missing", f"the EPFL data are {', '.join(FILES)}")
+    stack = read_stack(path)
+    for finding in stack.findings:
+        if finding.severity == "error":
+            raise refuse(finding.what)
+    pixels, shapes = stack.pixels, [SHAPE]
+    if path.name.startswith("testing"):
+        shapes.append((len(range(0, SHAPE[0], TEST_STEP)), *SHAPE[1:]))
+        if pixels.shape == SHAPE:
+            pixels = pixels[::TEST_STEP]
+    if pixels.shape not in shapes or pixels.dtype != np.uint8:
+        listed = " or ".join(map(str, shapes))
+        raise refuse(f"is {pixels.dtype} {pixels.shape}, but the EPFL file is uint8 {listed}")
+    if path.name in FIRST_MASK:
+        if not np.isin(pixels, (0, 255)).all():
+            raise refuse("holds values other than 0 and 255, so it is not the EPFL mask")
+        for other, first_mask in FIRST_MASK.items():
+            if other != path.name and _hash(pixels[0]) == first_mask:
+                raise refuse(
+                    f"holds the masks of {other}: training and testing files are swapped, and "
+                    "scores would be taken on training data",
+                    f"download them from {PAGE}",
+                )
+    return pixels
+
+
+def _hash(page: NDArray) -> str:
+    return sha256(page.tobytes()).hexdigest()
