@@ -48,7 +48,7 @@ def features(
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance between Gaussians fitted to two sets of vectors, shapes (n, d).
+    """Fréchet distance between Gaussians fitted to two sets of vectors (n, d).
 
     ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with the unbiased covariances (n - 1). With
     ``S1 = A^T A`` and ``S2 = B^T B``, the trace of the root is the sum of the singular values of
@@ -65,7 +65,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Kernel distance (KID) between two sets of vectors, shapes (n, d).
+    """Kernel distance (KID) between two sets of vectors (n, d).
 
     The squared maximum mean discrepancy for the kernel ``(x . y / d + 1)^3``, over all pairs. The
     estimate is unbiased: it scatters around 0 for two samples of one distribution, so it can be
@@ -78,7 +78,7 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 
     def within(vectors: np.ndarray) -> float:
         values, count = kernel(vectors, vectors), len(vectors)
-        # Leaving out the pairs of a vector with itself is what makes the estimate unbiased.
+        # Without the pairs of a vector with itself, the estimate is unbiased.
         return float((values.sum() - np.trace(values)) / (count * (count - 1)))
 
     return within(first) + within(second) - 2 * float(kernel(first, second).mean())

@@ -43,7 +43,8 @@ def networks() -> tuple[keras.Model, keras.Model]:
     image = keras.Input((None, None, 3), name="rgb_0_255")
     outputs = resized(image, 224)
     outputs = layers.Rescaling(1 / 128, offset=-127 / 128)(outputs)
-    outputs = convolution(outputs, "_conv_stem", "_bn0", stride=2)  # (batch, 112, 112, 32)
+    # (batch, 112, 112, 32)
+    outputs = convolution(outputs, "_conv_stem", "_bn0", stride=2)
     channels, block = 32, 0
     for repeats, first_stride, expansion, filters in _STAGES:
         for repeat in range(repeats):
@@ -53,7 +54,7 @@ def networks() -> tuple[keras.Model, keras.Model]:
             if expansion > 1:
                 outputs = convolution(outputs, f"{prefix}._expand_conv", f"{prefix}._bn0")
             outputs = convolution(
-                outputs, f"{prefix}._depthwise_conv", f"{prefix}._bn1", stride, depthwise=True
+                outputs, f"{prefix}._depthwise_conv", f"{prefix}._bn1", stride, True
             )
             outputs = convolution(
                 outputs, f"{prefix}._project_conv", f"{prefix}._bn2", activate=False

@@ -101,7 +101,7 @@ class Table:
         # Reached by the keyboard, since it scrolls where the page is narrow.
         return (
             f'<div class="synthseg-table" role="group" tabindex="0" aria-label="{label}">\n'
-            f"<table>\n{caption}<thead>\n<tr>{heads}</tr>\n</thead>\n"
+            f'<table class="dataframe">\n{caption}<thead>\n<tr>{heads}</tr>\n</thead>\n'
             f"<tbody>\n{rows}\n</tbody>\n</table>\n</div>"
         )
 
