@@ -54,61 +54,11 @@ def _main(
     terminal.shown["tracebacks"] = debug
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Say in one sentence what is wrong with a request, without a traceback."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort, typer.BadParameter):
-        raise
-    except Exception as error:
-        if _shown["tracebacks"]:
-            raise
-        from synthseg.volumes import DataError
-
-        text, status = str(error), 2
-        if isinstance(error, parameters.ChapterError):
-            status = 1
-        elif not isinstance(error, (parameters.RunError, DataError, OSError)):
-            text = f"{type(error).__name__}: {text} (not foreseen; synthseg --debug shows where)"
-            status = 1
-        errors.print(f"[red]Error:[/red] {escape(text)}")
-        raise typer.Exit(status) from error
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say how to go on when Ctrl-C, or a batch system's SIGTERM, ends a command."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        logging.disable()  # what waited for the kernel would complain that it is gone
-        # With --force the begun run would be set aside, too.
-        again = [argument for argument in sys.argv[1:] if argument != "--force"]
-        errors.print(
-            "Stopped. To go on after the last finished epoch:  "
-            + escape(shlex.join(["synthseg", *again]))
-        )
-        raise typer.Exit(130) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _execute(chapter: int, values: dict[str, parameters.Scalar], label: str, **how: Any) -> None:
-    """Execute a chapter, and say so."""
-    from synthseg import runs
-
-    console.print(f"{label} …")
-    done = runs.execute(chapter, values, **how)
-    took = parameters.show_duration(done.duration_s)
-    spent = "unchanged, skipped" if done.skipped else took
-    console.print(f"{label}  [green]done[/green] ({spent})")
-    for path in done.damaged:
-        errors.print(
-            f"[yellow]Note:[/yellow] {escape(parameters.show_path(path))} was damaged, so what it "
-            "held was computed anew; it can be removed."
-        )
+def _execute(planned: list[jobs.Job], **how: Any) -> None:
+    """Execute a plan of runs that lie in one folder, and show it."""
+    lines = terminal.Lines(planned)
+    with lines.bars:
+        jobs.execute(planned, planned[0].folder.parent, lines, **how)
 
 
 @app.command()

@@ -78,7 +78,6 @@ def image_grid(
     titles: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
     nm_per_pixel: float | None = None,
-    predictions: Sequence[Sequence[np.ndarray] | np.ndarray | None] | None = None,
 ) -> Figure:
     """Rows of grey images, with the outlines of masks and predictions, and a scale bar.
 
@@ -103,8 +102,6 @@ def image_grid(
     nm_per_pixel : float
         Pixel size of the images as given, in nanometres; draws a scale bar in the first image of
         each row.
-    predictions : sequence of rows
-        Like `masks`; outlined in blue, where masks are orange.
 
     Returns
     -------
@@ -317,4 +314,3 @@ def _scale_bar(nm_per_pixel: float) -> ScaleBar:
         box_alpha=0.5,
         font_properties={"size": "x-small"},
     )
-    panel.add_artist(bar)
