@@ -100,7 +100,7 @@ def noise(rng: np.random.Generator, shape: tuple[int, ...], grain: float, step: 
 # --- Cells ------------------------------------------------------------------------------------
 
 
-def unit(vector: Points) -> Points:
+def _unit(vector: Points) -> Points:
     return vector / np.linalg.norm(vector)
 
 
@@ -111,7 +111,7 @@ def _walk(
     path = np.empty((steps, 3))
     for index in range(steps):
         path[index] = start
-        heading = unit(heading + bend * rng.standard_normal(3))
+        heading = _unit(heading + bend * rng.standard_normal(3))
         start = start + pace * heading
     return path
 
@@ -133,7 +133,7 @@ def _tubes(
             gap = np.linalg.norm(positions - start, axis=1)
             if (gap < 0.8 * (radius + radii)).any():
                 continue
-            heading = unit(rng.standard_normal(3))
+            heading = _unit(rng.standard_normal(3))
             forward = _walk(rng, start, heading, 0.6 * radius, most, bend)
             backward = _walk(rng, start, -heading, 0.6 * radius, most, bend)[1:]
             path = np.concatenate([backward[::-1], forward])
@@ -208,11 +208,11 @@ def _axis(
     steps = int(0.5 * (rng.uniform(250.0, 700.0) - width) / COARSE)
     halves = []
     for sign in (-1.0, 1.0):
-        position, direction, half = seat.astype(float), sign * unit(heading), []
+        position, direction, half = seat.astype(float), sign * _unit(heading), []
         for _ in range(steps):
             place = tuple(np.rint(position).astype(int))
             lack = np.clip(1.0 - tissue.room[place] / (0.5 * width + 15.0), 0.0, 1.0)
-            direction = unit(direction + 0.1 * rng.standard_normal(3) + lack * slope[:, *place])
+            direction = _unit(direction + 0.1 * rng.standard_normal(3) + lack * slope[:, *place])
             position = np.clip(position + direction, 0, limit)
             place = tuple(np.rint(position).astype(int))
             if tissue.owner[place] != cell or tissue.room[place] < 0.25 * width:
@@ -269,8 +269,8 @@ def lay_mitochondria(
         inside = np.where(piece, inside, np.minimum(inside, 0.0))
         distance[fine] = np.maximum(distance[fine], inside)
         # Cristae lie across the mitochondrion, or along it.
-        along = unit(path[-1] - path[0] + rng.standard_normal(3))
-        normal = along if rng.random() < 0.6 else unit(np.cross(along, rng.standard_normal(3)))
+        along = _unit(path[-1] - path[0] + rng.standard_normal(3))
+        normal = along if rng.random() < 0.6 else _unit(np.cross(along, rng.standard_normal(3)))
         planes = zip(normal * ASPECT, np.ogrid[fine], strict=True)
         position = sum((part * at for part, at in planes), np.float64(0)).astype(np.float32)
         wave = np.cos(position * (2 * np.pi * VOXEL / rng.uniform(50.0, 80.0)) + 2 * ripple[fine])
