@@ -510,7 +510,7 @@ def test_nothing_is_found_in_a_good_stack(block):
     [
         ([0, 1, 2, 4, 3, 5, 6, 7, 8, 9, 10, 11], {3, 4}),
         ([0, 1, 3, 4, 5, 6, 7, 2, 8, 9, 10, 11], {7}),
-        (sorted(range(12), key=str), {2, 3}),
+        (sorted(range(12), key=str), range(12)),
     ],
     ids=["two exchanged", "one moved", "in order of letters"],
 )
