@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from synthseg.volumes import Dataset
 
 METHOD = (
-    *("sampling", "masks", "gan", "segmenter", "joint", "frechet", "lite0", "metrics"),
+    *("sampling", "masks", "gan", "segmenter", "arms", "joint", "lite0", "frechet", "metrics"),
     *("training", "fast", "settings"),
 )
 """Files of the module whose code is part of a run's key."""
@@ -115,10 +115,7 @@ def run_key(
 
 def input_chapters(chapter: int | str, parameters: Mapping[str, Scalar]) -> dict[str, int]:
     """The inputs of a chapter, by parameter, with the chapter that makes each."""
-    found = {name: number for name, number in INPUTS.items() if name in parameters}
-    if chapter in (4, 5, 6, 7):  # until all chapters are rewritten: their input was guessed
-        found.setdefault("generator", 2)
-    return found
+    return {name: number for name, number in INPUTS.items() if name in parameters}
 
 
 def input_folder(name: str, parameters: Mapping[str, Scalar]) -> Path:

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -64,7 +65,8 @@ def convert(name: str, value: Scalar, default: Scalar) -> Scalar:
     float without fraction (1e3) for a whole number.
     """
     kind = type(default)
-    usable = not isinstance(value, (int, float)) or abs(value) < 1e300  # neither NaN nor infinite
+    # Neither NaN, nor infinite, nor a whole number that no computation could use.
+    usable = not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
     if type(value) is kind and usable:
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool) and usable:
@@ -74,7 +76,8 @@ def convert(name: str, value: Scalar, default: Scalar) -> Scalar:
             return float(value)
         if kind is int and float(value).is_integer():
             return int(value)
-    raise ParameterError(f"{name} is {value!r}, but must be {KINDS[kind]} (default {default!r}).")
+    shown = repr(value)[:200]  # a page of brackets would hide the message
+    raise ParameterError(f"{name} is {shown}, but must be {KINDS[kind]} (default {default!r}).")
 
 
 def parse(name: str, text: str, default: Scalar) -> Scalar:
@@ -83,8 +86,8 @@ def parse(name: str, text: str, default: Scalar) -> Scalar:
         return text  # so that a name like 'no' or '2024' stays a text
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        value = text  # what looks like a date or a list, but is none
+    except (yaml.YAMLError, ArithmeticError, RecursionError, TypeError, ValueError):
+        value = text  # what looks like a date, a number or a list, but is none
     if isinstance(value, str) and not isinstance(default, bool):
         with contextlib.suppress(ValueError):  # YAML takes 1e-3, without a point, for a text
             value = float(value)

@@ -186,18 +186,6 @@ class Run:
         self._card["memory_mib"] = machine.peak_memory()
         write_json(self.folder / "card.json", self._card)
 
-    # Until all chapters are rewritten ------------------------------------------------------------
-
-    def load_data(self) -> "Dataset":
-        """The data."""
-        return self.dataset
-
-    def needs(self, chapter: int, filename: str) -> Path:
-        """File of an earlier chapter's run."""
-        return self.inputs[{2: "generator", 3: "segmenter"}[chapter]] / filename
-
-    # End of what goes then -----------------------------------------------------------------------
-
     def fit(
         self,
         model: "keras.Model",
