@@ -49,7 +49,8 @@ def device() -> str:
     extras = [label for flag, label in (("amx_", "AMX"), ("avx512f", "AVX-512")) if flag in text]
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "0")
     count = int(threads) if int(threads) > 0 else os.cpu_count()
-    return f"{name}{' with ' + ' and '.join(extras) if extras else ''}, {count} threads"
+    unit = "thread" if count == 1 else "threads"
+    return f"{name}{' with ' + ' and '.join(extras) if extras else ''}, {count} {unit}"
 
 
 def peak_memory() -> int | None:

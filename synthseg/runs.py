@@ -278,6 +278,7 @@ class Run:
                 "method version": str(card["method_version"]),
                 "commit": card["commit"] or "unknown",
                 "duration": show_duration(card["duration_s"]),
+                "memory": f"{card['memory_mib']} MiB" if card["memory_mib"] else "unknown",
                 "device": card["device"],
             },
             row=True,
