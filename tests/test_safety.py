@@ -37,7 +37,7 @@ HOSTILE = [
 
 def sources() -> dict[str, str]:
     """Python of the module and of the chapters."""
-    found = {path.name: path.read_text() for path in (ROOT / "synthseg").glob("*.py")}
+    found = {path.name: path.read_text() for path in (ROOT / "synthseg").rglob("*.py")}
     for path in (ROOT / "book").glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         code = (cell.source for cell in cells if cell.cell_type == "code")
