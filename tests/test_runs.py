@@ -102,12 +102,6 @@ def test_faulty_profile_is_refused(project: Path, profile: str, named: str) -> N
 
 def test_unknown_names_are_refused_with_the_near_one(project: Path) -> None:
     with pytest.raises(files.ParameterError, match="did you mean 'steps'"):
-        parameters.plan([3], "smoke", settings=["stepz=20"])
-    with pytest.raises(files.ParameterError, match="did you mean 'smoke'"):
-        parameters.plan([3], "smok")
-    with pytest.raises(files.RunError, match="no chapter 9"):
-        parameters.plan([9], "smoke")
-    with pytest.raises(files.ParameterError, match="did you mean 'steps'"):
         runs.start(1, given(stepz=20))
     with pytest.raises(files.ParameterError, match="whole number"):
         runs.start(1, given(steps="many"))
