@@ -29,11 +29,6 @@ def by_matrix_root(first, second):
     return shift @ shift + np.trace(first_covariance + second_covariance - 2 * np.real(root))
 
 
-def random_covariance(size, seed):
-    factor = np.random.default_rng(seed).normal(size=(size, 2 * size))
-    return factor @ factor.T / size
-
-
 def test_frechet_diagonal_gaussians_closed_form():
     # Commuting covariances: the sum of squared differences of the standard deviations.
     first_deviation = np.array([1.0, 2.0, 0.5])
