@@ -188,12 +188,8 @@ def check_mask(stack: Stack) -> Iterator[Finding]:
             "what lies around it instead",
         )
     else:
-        yield from stack.at(
-            _inverted_slices(mask),
-            "error",
-            "is inverted compared with its neighbours",
-            "exchange its 0 and 255",
-        )
+        what = "is inverted compared with its neighbours"
+        yield from stack.at(_inverted_slices(mask), "error", what, "exchange its 0 and 255")
     empty = [index for index, page in enumerate(mask) if not page.any()]
     if empty:
         yield stack.whole(
