@@ -10,14 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from synthseg import jobs, parameters, terminal
-from synthseg.project import (
-    CHAPTERS,
-    plural,
-    project_root,
-    read_json,
-    show_duration,
-    show_path,
-)
+from synthseg.project import CHAPTERS, plural, project_root, read_json, show_duration, show_path
 from synthseg.terminal import console, errors, plain_errors
 
 # What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
@@ -46,8 +39,7 @@ Profile = Annotated[
     ),
 ]
 Seed = Annotated[
-    int | None,
-    typer.Option(min=0, help="Seed of the run; the latest run's if not given."),
+    int | None, typer.Option(min=0, help="Seed of the run; the latest run's if not given.")
 ]
 
 
@@ -72,8 +64,7 @@ def run(
         ),
     ] = None,
     force: Annotated[
-        bool,
-        typer.Option("--force", help="Start anew, even where a run is finished; it is kept."),
+        bool, typer.Option("--force", help="Start anew, even where a run is finished; it is kept.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would run, and how long it took last.")

@@ -18,13 +18,7 @@ import psutil
 
 from synthseg import keys
 from synthseg.parameters import Scalar
-from synthseg.project import (
-    ChapterError,
-    project_root,
-    read_json,
-    show_path,
-    write_json,
-)
+from synthseg.project import ChapterError, project_root, read_json, show_path, write_json
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from synthseg import METHOD_VERSION
 from synthseg.project import project_root
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "synthseg")
@@ -28,10 +30,15 @@ def commit() -> str | None:
     return f"{head.strip()}+changes" if changed else head.strip()
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+def describe() -> dict[str, Any]:
+    """What numbers depend on beside data and parameters, as in a run card."""
     installed = {package: metadata.version(package) for package in PACKAGES}
-    return {"python": platform.python_version(), **installed}
+    return {
+        "method_version": METHOD_VERSION,
+        "versions": {"python": platform.python_version(), **installed},
+        "commit": commit(),
+        "device": device(),
+    }
 
 
 def device() -> str:

@@ -5,22 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthseg import METHOD_VERSION, keys, machine
+from synthseg import keys, machine
 from synthseg.parameters import Scalar, given_parameters
 from synthseg.project import CHAPTERS, RunError, read_json, show_path
 
 SAME_MACHINE = 1e-6
-"""Relative difference that counts as none on one machine with the same versions and threads.
-
-There a rerun gives the same numbers to the last digit; they are rounded in published tables.
-"""
+"""Relative difference that counts as none on the card's machine; published tables are rounded."""
 
 OTHER_MACHINE = 0.02
 """Absolute difference of a score that counts as none between machines.
 
-Another processor adds up in another order, and training makes more of it. Between two processors
-with the same versions (an AMD EPYC and an Intel Xeon, profile cpu) 18 of 25 numbers of chapter 3
-differed by more than 1e-6 of their size, and test Dice by 0.002: this is ten times that.
+Ten times what was measured in chapter 3 between an AMD EPYC and an Intel Xeon, profile cpu.
 """
 
 
@@ -75,18 +70,12 @@ def _beside(path: Path, content: dict[str, Any], other: str) -> Path:
 
 def differences(card: Card, fingerprint: str) -> list[str]:
     """What is not as it was when a card was written, in words: the machine, versions and so on."""
-    now = {
-        "commit": machine.commit(),
-        "code": keys.chapter_code(card.chapter),
-        "data": {"fingerprint": fingerprint},
-        "device": machine.device(),
-        "method_version": METHOD_VERSION,
-        "versions": machine.versions(),
-    }
-    then, made = _circumstances(card.content), _circumstances(now)
+    code, data = keys.chapter_code(card.chapter), {"fingerprint": fingerprint}
+    then = _circumstances(card.content)
+    now = _circumstances({"code": code, "data": data, **machine.describe()})
     return [
         f"{name} was {then.get(name) or 'unknown'}, now {value or 'unknown'}"
-        for name, value in made.items()
+        for name, value in now.items()
         if then.get(name) != value
     ]
 

@@ -25,7 +25,7 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from synthseg import METHOD_VERSION, keys, machine
+from synthseg import keys, machine
 from synthseg.parameters import Scalar, given_parameters, without_paths
 from synthseg.project import (
     ParameterError,
@@ -96,11 +96,8 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
         "key": key,
         "code": keys.chapter_code(chapter),
         "parameters": parameters,
-        "method_version": METHOD_VERSION,
-        "versions": machine.versions(),
-        "commit": machine.commit(),
+        **machine.describe(),
         "data": {name: getattr(dataset, name) for name in ("name", "fingerprint", "provenance")},
-        "device": machine.device(),
         "inputs": used,
         "started": earlier.get("started", keys.now()),
         "finished": None,
