@@ -165,6 +165,8 @@ def publish(profile: str, seed: int | None = None) -> list[int]:
         merged[run.chapter] = nbformat.writes(book) + "\n"
     results = project_root() / "results"
     for run in runs:
+        for old in results.glob(f"{CHAPTERS[run.chapter]}.*.csv"):
+            old.unlink()  # tables that an earlier version published
         write_text(chapter_path(run.chapter), merged[run.chapter])
         outputs = outputs_fingerprint(nbformat.reads(merged[run.chapter], as_version=4))
         shown = without_paths(run.card["parameters"])
