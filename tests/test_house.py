@@ -21,7 +21,6 @@ FLOORS = [
     {"runs"},
     {"reruns", "jobs", "publishing"},
     {"terminal"},
-    {"cli_data"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
