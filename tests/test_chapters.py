@@ -26,7 +26,7 @@ TINY_CHAPTER = {
         "epochs": 2,
         "channels": 4,
         "pool": 16,
-        "arms": "A0 A2 A8 A9 live",
+        "arms": "A2 A8 A9 live",
         "evaluation_crops": 8,
     },
 }
@@ -50,7 +50,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         assert set(TINY_CHAPTER[chapter]) <= set(defaults), f"unknown parameter for {name}"
         chosen[chapter] = defaults | TINY | TINY_CHAPTER[chapter] | {"folder": folder}
     plan = jobs.make_plan(chosen.items())
-    jobs.execute(plan, plan[0].folder.parent, lambda job, progress: None)
+    jobs.execute(plan, plan[0].folder.parent, lambda job, progress: None, side_by_side=2)
     return {int(job.chapter): job.folder / f"{job.folder.name}.ipynb" for job in plan}
 
 
