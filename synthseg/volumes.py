@@ -180,7 +180,7 @@ def split_by_z(
 
 
 def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
-    """Load, check and split the data a person names; the provenance holds what `check` finds, too.
+    """Load, check and split the data a person names; raise `DataError` if they cannot be used.
 
     Parameters
     ----------
@@ -191,11 +191,6 @@ def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
         mitochondrion.
     nm_per_pixel : float, optional
         Width of a pixel in nanometres. Needed for one's own data only.
-
-    Raises
-    ------
-    DataError
-        If the data are missing, damaged, mismatched or not what they should be.
     """
     source = open_source(data, nm_per_pixel)
     dataset = _split(source)
