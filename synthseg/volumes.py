@@ -60,7 +60,9 @@ class Volume:
         if mask.dtype not in (np.uint8, np.bool_) or mask.max() > 1:
             raise DataError(f"The mask of {name} must be bool, or uint8 of 0 and 1.")
         if not 0 < nm_per_pixel < np.inf:
-            raise DataError(f"nm_per_pixel={nm_per_pixel} of {name} must be a number above 0.")
+            raise DataError(
+                f"nm_per_pixel={nm_per_pixel} of {name} must be a number above 0; give nanometres."
+            )
         image, mask = image.view(), mask.astype(np.uint8, copy=False).view()
         image.flags.writeable = mask.flags.writeable = False  # or the fingerprint would lie
         digest = hashlib.sha256(f"{image.shape} {float(nm_per_pixel)}".encode())
