@@ -4,7 +4,6 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from synthseg import project as files
@@ -63,15 +62,3 @@ def test_each_figure_of_a_chapter_has_alt_text(html: Path, chapter: str) -> None
     ]
     assert figures
     assert all(len(picture.get("alt") or "") > 20 for picture in figures)
-
-
-def test_readme_quotes_published_numbers() -> None:
-    root = files.project_root()
-    published = pd.read_csv(root / "results" / "metrics.csv")
-    values = {(row.chapter, row.quantity): row.value for row in published.itertuples()}
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    quoted = re.findall(r"\| ([\d.]+) \| `(\w+): (\w+)` \|", readme)
-    assert quoted
-    for text, chapter, quantity in quoted:
-        digits = len(text.partition(".")[2])
-        assert float(text) == pytest.approx(round(values[chapter, quantity], digits))
