@@ -1,4 +1,1 @@
-"""Measures what the module costs, against the original's style and against PyTorch.
-
-``python -m benchmarks`` runs everything, ``python -m benchmarks --help`` says what can be chosen.
-"""
+"""What training steps and a chapter cost, beside PyTorch: ``python -m benchmarks --help``."""

@@ -3,226 +3,197 @@
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import commands, composing, frechet, kernels, networks, pipeline, threads
-from benchmarks.timing import Budget, Row, Worker
-from synthseg.project import write_json
+from benchmarks.timing import Contender, Row, Summary, Worker, interleave
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("synthseg", "tensorflow", "keras", "numpy", "scipy", "torch", "torch-fidelity")
-
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-
-
-class Workers:
-    """The processes, each started when it is first needed."""
-
-    def __init__(self) -> None:
-        self._started: dict[str, Worker] = {}
-
-    def _get(self, name: str, **environment: str) -> Worker:
-        if name not in self._started:
-            self._started[name] = Worker(TF_CPP_MIN_LOG_LEVEL="3", **environment)
-        return self._started[name]
-
-    @property
-    def tensorflow(self) -> Worker:
-        return self._get("tensorflow")
-
-    @property
-    def torch(self) -> networks.Torch | None:
-        """None if PyTorch is not installed."""
-        if util.find_spec("torch") is None:
-            return None
-        sleeping = self._get("torch", OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0")
-        return networks.Torch(sleeping, self._get("torch, spinning"))
-
-    def pair(self, **environment: str) -> threads.Pair:
-        """Two processes for TensorFlow with the same environment."""
-        names = (f"{environment} {number}" for number in (1, 2))
-        return threads.Pair(*(self._get(name, **environment) for name in names))
-
-    @property
-    def plain(self) -> Worker:
-        """For what needs neither."""
-        return self._get("plain")
-
-    def close(self) -> None:
-        for worker in self._started.values():
-            worker.close()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a topic is given."""
-
-    workers: Workers
-    budget: Budget
-    progress: Callable[[str], None]
-    data: str
-
-
-def _networks(measure: Callable[..., list[Row]]) -> Callable[[Setting], list[Row]]:
-    return lambda use: measure(use.workers.tensorflow, use.workers.torch, use.budget, use.progress)
-
-
-TOPICS: dict[str, Callable[[Setting], list[Row]]] = {
-    "segmenter": _networks(networks.segmenter),
-    "gan": _networks(networks.gan),
-    "joint": _networks(networks.joint),
-    "kernels": lambda use: kernels.measure(use.workers.tensorflow, use.budget, use.progress),
-    "fit": lambda use: networks.fit(use.workers.tensorflow, use.budget, use.progress),
-    "threads": lambda use: threads.measure(
-        use.workers.pair(TF_NUM_INTRAOP_THREADS="1"),
-        use.workers.pair(),
-        use.budget,
-        use.progress,
-    ),
-    "pipeline": lambda use: pipeline.measure(use.workers.tensorflow, use.budget, use.progress),
-    "composing": lambda use: composing.measure(use.workers.plain, use.budget, use.progress),
-    "frechet": lambda use: frechet.measure(
-        use.workers.tensorflow, use.workers.plain, use.workers.torch, use.budget, use.progress
-    ),
-    "startup": lambda use: commands.startup(use.budget, use.progress),
-    "chapter": lambda use: commands.chapter(use.data, use.budget, use.progress),
-    "smoke": lambda use: commands.smoke(use.progress),
-    "cpu": lambda use: commands.cpu(use.data, use.progress),
+PACKAGES = ("synthseg", "tensorflow", "keras", "numpy", "torch")
+STEPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "segmenter": ("segmenter_step", {"batch": 8}),
+    "GAN, resize": ("gan_step", {"batch": 8, "width": 32, "decoder": "resize"}),
+    "GAN, transposed": ("gan_step", {"batch": 8, "width": 32, "decoder": "transposed"}),
+    "joint": ("joint_step", {"batch": 8, "width": 32, "decoder": "resize"}),
 }
-LONG = ("chapter", "smoke")
-"""Minutes each; with ``--quick`` only if they are named."""
-LONGEST = ("cpu",)
-"""An hour each; only if they are named."""
+"""The training steps: maker and options, the same for the module and for PyTorch."""
+PIECES = ("dropout", "pointwise", "double_and_convolve", "all")
+"""What `synthseg.fast` does in another way than stock Keras."""
+TORCH = {
+    "PyTorch": {"channels_last": False, "compiled": False},
+    "PyTorch, channels last": {"channels_last": True, "compiled": False},
+    "PyTorch, channels last, compiled": {"channels_last": True, "compiled": True},
+}
+
+Progress = Callable[[str], None]
+worker = cache(Worker)  # each process starts when it is first needed
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
-def _number(value: float, unit: str) -> str:
-    if unit == "s" and value < 1:
-        return f"{1000 * value:.3g} ms"
-    return f"{value:.3g} {unit}"
+def step(*names: str) -> Callable[[int, Progress, str], list[Row]]:
+    """The module's own steps."""
+
+    def measure(rounds: int, progress: Progress, data: str) -> list[Row]:
+        rows = []
+        for name in names:
+            maker, options = STEPS[name]
+            ours = {"ours": Contender(worker(), f"steps:{maker}", options)}
+            rows += interleave(ours, rounds, progress).rows(f"{name} step", "ours")
+        return rows
+
+    return measure
 
 
-def show(rows: list[Row]) -> Table:
-    """The table of some rows; marks targets as met or missed."""
-    table = Table("", "median", "quartiles", "target", "met", "")
-    topic = ""
-    for row in rows:
-        if row.topic != topic:
-            topic = row.topic
-            table.add_section()
-            table.add_row(f"[bold]{topic}[/bold]")
-        cells = ["–", ""]
-        if row.summary is not None:
-            low, high = (_number(value, row.unit) for value in (row.summary.low, row.summary.high))
-            cells = [_number(row.summary.median, row.unit), f"{low} – {high}"]
-        target = ""
-        if row.at_least is not None:
-            target = f"≥ {_number(row.at_least, row.unit)}"
-        elif row.at_most is not None:
-            target = f"≤ {_number(row.at_most, row.unit)}"
-        met = {None: "", True: "[green]yes[/green]", False: "[red]no[/red]"}[row.met]
-        table.add_row(f"  {row.name}", *cells, target, met, row.note)
-    return table
+def layers(rounds: int, progress: Progress, data: str) -> list[Row]:
+    """What each piece of the fast path is worth: the step with stock Keras in its place."""
+    rows = []
+    for name in ("segmenter", "GAN, resize"):
+        maker, options = STEPS[name]
+        contenders = {"fast": Contender(worker(), f"steps:{maker}", options)}
+        for piece in PIECES:
+            stock = {**options, "stock": piece}
+            contenders[f"stock {piece}"] = Contender(worker(), f"steps:{maker}", stock)
+        rows += interleave(contenders, rounds, progress).rows(f"{name} step, layers", "fast")
+    return rows
 
 
-def _cpu() -> str:
-    """Model of the processor, as far as the system tells."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def record(rows: list[Row], budget: Budget) -> dict[str, Any]:
-    """What the results file holds for one topic."""
-    return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": os.cpu_count(),
-        "cpu": _cpu(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
-        "rounds": budget.rounds,
-        "calls": budget.calls,
-        "rows": [row.as_dict() for row in rows],
+def peers(rounds: int, progress: Progress, data: str) -> list[Row]:
+    """PyTorch's best variant against ours."""
+    if util.find_spec("torch") is None:
+        return [Row("peers", "PyTorch", None, "s", "not installed: pip install -e '.[bench]'")]
+    # Threads that spin while they wait are faster on an idle machine, and far slower on another.
+    waiting = {
+        "": worker(OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0"),
+        ", spinning": worker(OMP_WAIT_POLICY="active"),
     }
+    rows = []
+    for name in ("segmenter", "GAN, resize", "GAN, transposed"):
+        maker, options = STEPS[name]
+        contenders = {"ours": Contender(worker(), f"steps:{maker}", options)}
+        for variant, layout in TORCH.items():
+            for how, process in waiting.items():
+                peer = Contender(process, f"torch_peers:{maker}", {**options, **layout})
+                contenders[variant + how] = peer
+        times = interleave(contenders, rounds, progress)
+        rows += times.rows(f"{name} step, peers", "ours")
+        theirs = [each for each in times.seconds if each != "ours"]
+        if theirs and "ours" in times.seconds:
+            best = min(theirs, key=lambda each: float(np.median(times.seconds[each])))
+            ratio = times.ratio(best, "ours")
+            rows.append(Row(f"{name} step, peers", "PyTorch's best / ours", ratio, "x", best))
+    return rows
 
 
-def store(path: Path, name: str, measured: dict[str, Any]) -> None:
-    """Put a topic into the results file, beside the other topics that were measured that day."""
+def composing(rounds: int, progress: Progress, data: str) -> list[Row]:
+    """Composing by our rule and by the original's."""
+    contenders = {
+        name: Contender(worker(), f"steps:{maker}", {"count": 64})
+        for name, maker in (("ours", "compose"), ("original's rule", "compose_original"))
+    }
+    return interleave(contenders, rounds, progress, 1).rows("composing 64 masks", "original's rule")
+
+
+def chapter(rounds: int, progress: Progress, data: str) -> list[Row]:
+    """Chapter 3 as a user runs it, once, in a folder with runs of its own."""
+    root, profile = Path(__file__).parent.parent, "cpu" if rounds > 3 else "smoke"
+    progress(f"profile {profile}")
+    with tempfile.TemporaryDirectory() as name:
+        for entry in root.iterdir():
+            if entry.name not in ("runs", "_build") and not entry.name.startswith("."):
+                (Path(name) / entry.name).symlink_to(entry)
+        command = [str(Path(sys.executable).parent / "synthseg"), "run", "3"]
+        command += ["--profile", profile, "--data", data]
+        begun = time.perf_counter()
+        environment = {**os.environ, "SYNTHSEG_ROOT": name}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - begun
+    topic = f"chapter 3, profile {profile}, data {data}"
+    if done.returncode:
+        return [Row(topic, "failed", None, "s", done.stderr.strip().splitlines()[-1])]
+    return [Row(topic, "whole command", Summary(seconds, seconds, seconds), "s")]
+
+
+TOPICS: dict[str, Callable[[int, Progress, str], list[Row]]] = {
+    "segmenter": step("segmenter"),
+    "gan": step("GAN, resize", "GAN, transposed"),
+    "joint": step("joint"),
+    "layers": layers,
+    "peers": peers,
+    "composing": composing,
+    "chapter": chapter,
+}
+
+
+def table(rows: list[Row]) -> Table:
+    """Medians and quartiles."""
+    shown = Table("", "", "median", "quartiles", "")
+    for topic, name, summary, unit, note in rows:
+        cells = ["–", ""]
+        if summary is not None:
+            short = unit == "s" and summary.median < 1
+            values = [f"{1000 * value:.3g}" if short else f"{value:.3g}" for value in summary]
+            cells = [f"{values[0]} {'ms' if short else unit}", f"{values[1]} – {values[2]}"]
+        shown.add_row(topic, name, *cells, escape(note))
+    return shown
+
+
+def version(package: str) -> str | None:
+    """None if it is not installed."""
+    return metadata.version(package) if util.find_spec(package) else None
+
+
+def store(path: Path, name: str, rows: list[Row], rounds: int) -> None:
+    """Put a topic into the file of the day, beside the other topics."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before[name] = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+        "system": platform.platform(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "rounds": rounds,
+        "rows": [
+            {**row._asdict(), "summary": row.summary and row.summary._asdict()} for row in rows
+        ],
+    }
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {**before, name: measured})
+    path.write_text(json.dumps(before, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME]…",
-            help=f"Of: {', '.join(TOPICS)}. If none is given: all but {', '.join(LONGEST)}.",
-        ),
+        list[str] | None, typer.Argument(metavar="[NAME]…", help=f"Of: {', '.join(TOPICS)}.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each contender.")] = 15,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A rough impression in two minutes; nothing is stored.")
-    ] = False,
-    data: Annotated[
-        str, typer.Option(help="Data of the whole chapter, as synthseg run takes them.")
-    ] = "phantom",
-    keep: Annotated[
-        bool,
-        typer.Option(
-            "--store/--no-store", help="Write benchmarks/results/DATE.json (never with --quick)."
-        ),
-    ] = True,
+    quick: Annotated[bool, typer.Option("--quick", help="Two rounds; nothing is stored.")] = False,
+    data: Annotated[str, typer.Option(help="Data of the chapter.")] = "phantom",
 ) -> None:
-    """Measure the module against its peers, and say which targets are met."""
-    left_out = (*LONGEST, *LONG) if quick else LONGEST
-    chosen = names or [name for name in TOPICS if name not in left_out]
-    for name in chosen:
-        if name not in TOPICS:
-            raise typer.BadParameter(f"There is no '{name}': choose from {', '.join(TOPICS)}.")
-    budget = Budget(rounds=3, calls=1, warm_up=2, quick=True) if quick else Budget(rounds=rounds)
+    """Measure training steps, composing and a chapter; write benchmarks/results/DATE.json."""
+    if unknown := set(names or ()) - set(TOPICS):
+        raise typer.BadParameter(f"There is no {unknown}: choose from {', '.join(TOPICS)}.")
+    rounds = 2 if quick else rounds
     path = RESULTS / f"{date.today().isoformat()}.json"
-    workers = Workers()
-    try:
-        with console.status("Starting …") as status:
-            for name in chosen:
-
-                def progress(text: str, name: str = name) -> None:
-                    status.update(f"{name}: {text}")
-
-                try:
-                    measured = TOPICS[name](Setting(workers, budget, progress, data))
-                except RuntimeError as error:  # the other topics still count
-                    console.print(str(error), markup=False)
-                    reason = str(error).strip().splitlines()[-1]
-                    measured = [Row(name, "failed", None, "", note=reason)]
-                console.print(show(measured))
-                if keep and not quick:
-                    store(path, name, record(measured, budget))
-                    console.print(f"Stored in {os.path.relpath(path)}")
-    finally:
-        workers.close()
+    with console.status("Starting …") as status:
+        for name in names or TOPICS:
+            rows = TOPICS[name](
+                rounds, lambda text, name=name: status.update(f"{name}: {text}"), data
+            )
+            console.print(table(rows))
+            if not quick:
+                store(path, name, rows, rounds)
 
 
 if __name__ == "__main__":

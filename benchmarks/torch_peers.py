@@ -7,8 +7,7 @@ by hand, as Keras does it, would.
 """
 
 import itertools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks import examples
-from benchmarks.timing import Prepared
 
 torch._dynamo.config.recompile_limit = 100  # one process compiles for many layouts and batch sizes
 
@@ -95,14 +93,10 @@ class RITnet(nn.Module):
         return self.logits(functional.interpolate(tensor, scale_factor=2.0))
 
 
-class UpConv2d(nn.Conv2d):
-    """The convolution after a doubling; the module stores its kernel as a transposed one."""
-
-
 def up_layers(inputs: int, outputs: int, decoder: str) -> list[nn.Module]:
     if decoder == "transposed":
         return [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
-    return [nn.Upsample(scale_factor=2), UpConv2d(inputs, outputs, 3, padding=1)]
+    return [nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1)]
 
 
 class Generator(nn.Module):
@@ -169,10 +163,7 @@ def copy_weights(weights: Iterable[np.ndarray], module: nn.Module) -> None:
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
-                kernel = next(remaining)
-                if isinstance(part, UpConv2d):
-                    kernel = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-                kernel = kernel.transpose(3, 2, 0, 1)
+                kernel = next(remaining).transpose(3, 2, 0, 1)
                 if isinstance(module, Generator):
                     kernel = kernel[:, :, ::-1, ::-1]
                 part.weight.copy_(torch.from_numpy(kernel.copy()))
@@ -233,22 +224,6 @@ class SegmenterTraining:
         self.count(logits, masks)
         return loss.item()
 
-    def joint_step(
-        self, images: Tensor, masks: Tensor, synthetic: Tensor, composed: Tensor, score: Tensor
-    ) -> float:
-        """Real and synthetic images; only the real ones move the running statistics."""
-        real, logits = self.forward(images, masks)
-        norms = [part for part in self.network.modules() if isinstance(part, nn.BatchNorm2d)]
-        kept = [(part.running_mean.clone(), part.running_var.clone()) for part in norms]
-        on_synthetic, _ = self.forward(synthetic, composed)
-        loss = real.mean() + 0.4 * (score * on_synthetic).mean()
-        self.update(loss)
-        for part, (mean, variance) in zip(norms, kept, strict=True):
-            part.running_mean.copy_(mean)
-            part.running_var.copy_(variance)
-        self.count(logits, masks)
-        return loss.item()
-
 
 class GANTraining:
     """Generator, its moving average, and discriminator.
@@ -299,50 +274,15 @@ class GANTraining:
         self.average.update_parameters(self.generator)
         return d_loss.item() + g_loss.item() + l1.item()
 
-    @torch.no_grad()
-    def synthesise(self, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Images of masks, and the score of each, with mean 1."""
-        images = self.average(torch.cat([masks, torch.randn_like(masks)], 1))
-        scores = self.discriminator(masks, images).clamp(0, 1).mean((1, 2, 3)) + 1e-3
-        return images, scores / scores.mean()
 
-
-def segmenter_step(batch: int, channels_last: bool, compiled: bool) -> Prepared:
+def segmenter_step(batch: int, channels_last: bool, compiled: bool) -> Callable[[], float]:
     training, data = SegmenterTraining(channels_last, compiled), _tensors(batch, channels_last)
-    return Prepared(lambda: training.step(*data))
+    return lambda: training.step(*data)
 
 
-def gan_step(batch: int, width: int, decoder: str, channels_last: bool, compiled: bool) -> Prepared:
+def gan_step(
+    batch: int, width: int, decoder: str, channels_last: bool, compiled: bool
+) -> Callable[[], float]:
     training = GANTraining(width, decoder, channels_last, compiled)
     data = _tensors(batch, channels_last)
-    return Prepared(lambda: training.step(*data))
-
-
-def joint_step(
-    batch: int, width: int, decoder: str, channels_last: bool, compiled: bool
-) -> Prepared:
-    gan = GANTraining(width, decoder, channels_last, compiled)
-    segmenter = SegmenterTraining(channels_last, compiled)
-    images, masks = _tensors(batch, channels_last)
-    _, composed = _tensors(batch, channels_last, seed=1)
-
-    def call() -> float:
-        gan.step(images, masks)
-        synthetic, score = gan.synthesise(composed)
-        return segmenter.joint_step(images, masks, synthetic, composed, score)
-
-    return Prepared(call)
-
-
-def flops(maker: str, **options: Any) -> int:
-    """Floating-point operations of the convolutions in one step, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    prepared = globals()[maker](channels_last=False, compiled=False, **options)
-    with FlopCounterMode(display=False) as counter:
-        prepared.call()
-    return counter.get_total_flops()
-
-
-def versions() -> dict[str, str]:
-    return {"torch": torch.__version__}
+    return lambda: training.step(*data)

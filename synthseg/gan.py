@@ -8,91 +8,52 @@ project changes has the original's value available.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from synthseg.layers import Adam, UpConv2D
+from synthseg import fast
+from synthseg.settings import check_choices
 
-LEAK = 0.2
-"""Negative slope of the LeakyReLU in both networks."""
+LEAK = 0.2  # negative slope of the LeakyReLU in both networks
+INITIAL = {"class_name": "RandomNormal", "config": {"stddev": 0.02}}  # of all kernels
+STRIDED_LAYERS = {34: 2, 70: 3, 142: 4}  # of the discriminator, by receptive field
 
 
 @dataclass(frozen=True)
 class GANSettings:
     """What the generator and the discriminator look like, and how they are trained.
 
-    Attributes
-    ----------
-    size : int
-        Side of the images in pixels, a power of two. The encoder halves it down to one pixel.
-    width : int
-        Filters of the first layer; deeper layers have 2, 4 and 8 times as many. Original: 64.
-    decoder : str
-        ``"transposed"`` (4 x 4 transposed convolutions, original) or ``"resize"`` (nearest
-        neighbour up-sampling, then a 3 x 3 convolution).
-    receptive_field : int
-        Pixels that one output of the discriminator sees: 34, 70, or 142 (original; larger than
-        a 128 px image, hence no longer a judge of patches).
-    adversarial : str
-        ``"bce"`` (binary cross-entropy from logits, original) or ``"least-squares"``.
-    l1_weight : float
-        Weight of the mean absolute difference between generated and real image. Original: 100.
-    g_lr : float
-        Learning rate of the generator. Original: 5e-4.
-    d_lr_ratio : float
-        Learning rate of the discriminator divided by `g_lr`. Original: 1e-3, with which the
-        discriminator barely moves.
-    beta1 : float
-        First moment decay of both Adam optimisers. Original: 0.9.
-    norm : str
-        ``"batch"`` (original) or ``"instance"``.
-    noise : bool
-        Whether the generator gets a channel of Gaussian noise beside the mask, and once more at
-        full resolution before its last convolution. Without it (original) a mask has exactly
-        one image, and all empty masks share theirs.
-    average : float
-        Decay of the moving average of the generator's weights, from which images are generated;
-        0 (original) uses the weights of the last step.
+    With noise the generator gets a channel of Gaussian noise beside the mask, and both once more
+    before a last convolution at full resolution: noise that enters at half resolution cannot make
+    the noise of single pixels. Without it a mask has exactly one image, and all empty masks share
+    theirs. "constant" is the same network as "fresh", always fed with the same noise image.
     """
 
-    size: int = 128
-    width: int = 64
-    decoder: str = "resize"
-    receptive_field: int = 70
-    adversarial: str = "least-squares"
-    l1_weight: float = 10.0
-    g_lr: float = 2e-4
-    d_lr_ratio: float = 1.0
-    beta1: float = 0.5
-    norm: str = "instance"
-    noise: bool = True
-    average: float = 0.995
+    size: int  # side of the images in pixels, a power of two
+    width: int  # filters of the first layer; deeper ones have 2, 4, 8 times as many; original: 64
+    decoder: Literal["transposed", "resize"]  # original: transposed
+    receptive_field: Literal[34, 70, 142]  # pixels that one output of D sees; original: 142
+    adversarial: Literal["bce", "least-squares"]  # original: bce
+    l1_weight: float  # of the mean absolute difference to the real image; original: 100
+    g_lr: float  # learning rate of the generator; original: 5e-4
+    d_lr_ratio: float  # that of the discriminator, divided by g_lr; original: 1e-3
+    beta1: float  # decay of Adam's first moment, both networks; original: 0.9
+    norm: Literal["batch", "instance"]  # original: batch
+    noise: Literal["fresh", "constant", "none"]  # original: none
+    average: float  # decay of the moving average of the generator's weights; original: 0, none
 
     def __post_init__(self) -> None:
-        choices: dict[str, tuple[str | int, ...]] = {
-            "decoder": ("transposed", "resize"),
-            "receptive_field": tuple(STRIDED_LAYERS),
-            "adversarial": ("bce", "least-squares"),
-            "norm": ("batch", "instance"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                options = " or ".join(str(option) for option in allowed)
-                raise ValueError(f"{name} is '{getattr(self, name)}'; choose {options}.")
+        check_choices(self)
         if self.size < 8 or self.size & (self.size - 1):
             raise ValueError(f"size is {self.size}; choose a power of two, at least 8.")
 
 
-STRIDED_LAYERS = {34: 2, 70: 3, 142: 4}
-"""Stride-2 layers of the discriminator for each receptive field."""
-
-
-def original_settings(width: int = 64, size: int = 128) -> GANSettings:
-    """Settings of the original study (method of 2022), for any base width."""
+def original_settings(width: int, size: int) -> GANSettings:
+    """Settings of the original study (method of 2022), for any base width and size."""
     return GANSettings(
         size=size,
         width=width,
@@ -104,7 +65,7 @@ def original_settings(width: int = 64, size: int = 128) -> GANSettings:
         d_lr_ratio=1e-3,
         beta1=0.9,
         norm="batch",
-        noise=False,
+        noise="none",
         average=0.0,
     )
 
@@ -118,38 +79,32 @@ def _normalise(settings: GANSettings, tensor: keras.KerasTensor) -> keras.KerasT
     return layers.GroupNormalization(groups=-1)(tensor)
 
 
-def _initial() -> keras.initializers.Initializer:
-    return keras.initializers.RandomNormal(stddev=0.02)
+def _convolution(filters: int, side: int, strides: int = 1, **options: Any) -> layers.Layer:
+    return layers.Conv2D(filters, side, strides, "same", kernel_initializer=INITIAL, **options)
 
 
 def _up(settings: GANSettings, tensor: keras.KerasTensor, filters: int) -> keras.KerasTensor:
-    """Double the resolution with the chosen decoder."""
     if settings.decoder == "transposed":
-        return layers.Conv2DTranspose(
-            filters, 4, strides=2, padding="same", kernel_initializer=_initial()
-        )(tensor)
-    return UpConv2D(filters, kernel_initializer=_initial())(tensor)
+        return layers.Conv2DTranspose(filters, 4, 2, "same", kernel_initializer=INITIAL)(tensor)
+    tensor = layers.UpSampling2D(2, interpolation="nearest")(tensor)
+    return _convolution(filters, 3)(tensor)
 
 
 def build_generator(settings: GANSettings) -> keras.Model:
     """U-Net from mask (and noise) to image.
 
-    Returns
-    -------
-    keras.Model
-        Input (batch, size, size, 1), or 2 channels with noise: mask in {0, 1} and standard
-        normal noise. Output (batch, size, size, 1) in [-1, 1].
+    Input (batch, size, size, 1), or 2 channels with noise: mask in {0, 1} and standard normal
+    noise. Output (batch, size, size, 1) in [-1, 1].
     """
     depth = int(math.log2(settings.size))
     filters = [settings.width * min(2**level, 8) for level in range(depth)]
 
-    source = keras.Input((settings.size, settings.size, 2 if settings.noise else 1), name="mask")
+    channels, name = GENERATOR_INPUTS[settings.noise]
+    source = keras.Input((settings.size, settings.size, channels), name=name)
     tensor = source
     skips = []
     for level in range(depth):
-        tensor = layers.Conv2D(
-            filters[level], 3, strides=2, padding="same", kernel_initializer=_initial()
-        )(tensor)
+        tensor = _convolution(filters[level], 3, strides=2)(tensor)
         if level > 0:
             tensor = _normalise(settings, tensor)
         tensor = layers.LeakyReLU(LEAK)(tensor)
@@ -162,25 +117,30 @@ def build_generator(settings: GANSettings) -> keras.Model:
         tensor = layers.ReLU()(tensor)
         tensor = layers.Concatenate()([tensor, skips[level]])
 
-    if settings.noise:
-        # EM images carry pixel noise, which noise that enters at half resolution cannot make.
+    if settings.noise == "none":
+        tensor = _up(settings, tensor, 1)
+    else:
         tensor = layers.LeakyReLU(LEAK)(_up(settings, tensor, settings.width // 2))
         tensor = layers.Concatenate()([tensor, source])
-        tensor = layers.Conv2D(1, 3, padding="same", kernel_initializer=_initial())(tensor)
-    else:
-        tensor = _up(settings, tensor, 1)
+        tensor = _convolution(1, 3)(tensor)
     image = layers.Activation("tanh", name="image")(tensor)
     return keras.Model(source, image, name="generator")
 
 
-def build_discriminator(settings: GANSettings) -> keras.Model:
-    """PatchGAN: a map of logits, each judging the patch it sees.
+GENERATOR_INPUTS = {
+    "none": (1, "mask"),
+    "fresh": (2, "mask_and_noise"),
+    "constant": (2, "mask_and_constant_noise"),
+}
+"""Channels and name of the generator's input: a stored generator tells what it wants."""
 
-    Returns
-    -------
-    keras.Model
-        Inputs mask {0, 1} and image [-1, 1], each (batch, size, size, 1). Output (batch, h, w, 1),
-        with h = w = size / 2^strided layers.
+
+def build_discriminator(settings: GANSettings) -> keras.Model:
+    """PatchGAN: a map of outputs, each judging the patch it sees.
+
+    Inputs mask {0, 1} and image [-1, 1], each (batch, size, size, 1). Output (batch, h, w, 1) with
+    h = w = size / 2^strided layers: "logits", or with least squares "realness", trained towards 0
+    for fakes and 1 for real images.
     """
     strided = STRIDED_LAYERS[settings.receptive_field]
     filters = [settings.width * min(2**level, 8) for level in range(strided + 1)]
@@ -189,21 +149,15 @@ def build_discriminator(settings: GANSettings) -> keras.Model:
     image = keras.Input((settings.size, settings.size, 1), name="image")
     tensor = layers.Concatenate()([mask, image])
     for level in range(strided + 1):
-        tensor = layers.Conv2D(
-            filters[level],
-            4,
-            strides=2 if level < strided else 1,
-            padding="same",
-            kernel_initializer=_initial(),
-        )(tensor)
+        tensor = _convolution(filters[level], 4, strides=2 if level < strided else 1)(tensor)
         if level > 0:
             tensor = _normalise(settings, tensor)
         tensor = layers.LeakyReLU(LEAK)(tensor)
-    logits = layers.Conv2D(1, 4, padding="same", kernel_initializer=_initial())(tensor)
-    return keras.Model([mask, image], logits, name="discriminator")
+    name = "logits" if settings.adversarial == "bce" else "realness"
+    return keras.Model([mask, image], _convolution(1, 4, name=name)(tensor), name="discriminator")
 
 
-def receptive_field(model: keras.Model) -> int:
+def field_of_view(model: keras.Model) -> int:
     """Side, in input pixels, of the square that one output of a convolutional chain sees.
 
     Each layer adds (kernel - 1) times the distance, in input pixels, of its neighbouring inputs.
@@ -216,49 +170,44 @@ def receptive_field(model: keras.Model) -> int:
     return field
 
 
-def generator_input(settings: GANSettings, masks: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Put the noise channel beside the masks, if the generator has one.
+def generator_input(
+    generator: keras.Model, masks: tf.Tensor, seed: tf.Tensor, same_noise: bool = False
+) -> tf.Tensor:
+    """Put the noise beside masks (batch, size, size, 1), if the generator takes noise.
 
-    Parameters
-    ----------
-    settings : GANSettings
-        Settings of the generator.
-    masks : tf.Tensor
-        Shape (batch, size, size, 1), values {0, 1}.
-    seed : tf.Tensor
-        Shape (2,): the noise is a function of it alone.
+    The noise is a function of `seed`, shape (2,), alone; with `same_noise` all masks get the same
+    noise image. A generator of constant noise always gets the one that it was trained with.
     """
-    if not settings.noise:
+    channels, name = generator.input_shape[-1], generator.input.name
+    if channels == 1:
         return masks
-    return tf.concat([masks, tf.random.stateless_normal(tf.shape(masks), seed)], axis=-1)
+    shape = tf.shape(masks)
+    if name == GENERATOR_INPUTS["constant"][1]:
+        same_noise, seed = True, tf.zeros_like(seed)
+    one = tf.concat([[1], shape[1:]], axis=0)
+    noise = tf.random.stateless_normal(one if same_noise else shape, seed)
+    return tf.concat([masks, tf.broadcast_to(noise, shape)], axis=-1)
 
 
-def to_probability(settings: GANSettings, logits: tf.Tensor) -> tf.Tensor:
-    """The discriminator's outputs as probabilities of being real, in [0, 1]."""
-    if settings.adversarial == "bce":
-        return tf.sigmoid(logits)
-    return tf.clip_by_value(logits, 0.0, 1.0)  # least squares: trained towards 0 and 1
+def probability(discriminator: keras.Model, outputs: tf.Tensor) -> tf.Tensor:
+    """The discriminator's outputs as probabilities of being real, in [0, 1].
+
+    Logits go through the sigmoid. Outputs of least squares are clipped: beyond 0 and 1 they say no
+    more than "sure", so that a mean of probabilities hides how far beyond they are.
+    """
+    if discriminator.layers[-1].name == "logits":
+        return tf.sigmoid(outputs)
+    return tf.clip_by_value(outputs, 0.0, 1.0)
 
 
 class Pix2Pix(keras.Model):
     """Generator and discriminator, trained together by ``fit`` on (image, mask) batches.
 
-    Parameters
-    ----------
-    settings : GANSettings
-        Architecture, losses and optimisers.
-    seed : int
-        Seed of the generator's noise.
-
-    Attributes
-    ----------
-    generator, discriminator : keras.Model
-        The networks in training.
-    generator_average : keras.Model
-        The generator with the moving average of its weights: the one to generate with.
+    `seed` is that of the generator's noise. Images are generated by `generator_average`, which has
+    the moving average of the weights of `generator`.
     """
 
-    def __init__(self, settings: GANSettings, seed: int = 0) -> None:
+    def __init__(self, settings: GANSettings, seed: int) -> None:
         super().__init__(name="pix2pix")
         self.settings = settings
         self.noise_seed = seed
@@ -268,8 +217,10 @@ class Pix2Pix(keras.Model):
         if settings.average:
             self.generator_average = keras.models.clone_model(self.generator)
             self.generator_average.set_weights(self.generator.get_weights())
-        self.g_optimizer = Adam(settings.g_lr, beta_1=settings.beta1)
-        self.d_optimizer = Adam(settings.g_lr * settings.d_lr_ratio, beta_1=settings.beta1)
+        self.fast_generator = fast.twin(self.generator)  # the same variables, computed faster
+        self.g_optimizer = keras.optimizers.Adam(settings.g_lr, beta_1=settings.beta1)
+        d_lr = settings.g_lr * settings.d_lr_ratio
+        self.d_optimizer = keras.optimizers.Adam(d_lr, beta_1=settings.beta1)
         self.g_optimizer.build(self.generator.trainable_variables)
         self.d_optimizer.build(self.discriminator.trainable_variables)
         names = ("d_loss", "g_loss", "l1", "d_real", "d_fake")
@@ -277,28 +228,21 @@ class Pix2Pix(keras.Model):
         self.built = True
         self.compile(jit_compile=False)  # XLA is slower than plain graphs on CPUs
 
-    def adversarial_loss(self, logits: tf.Tensor, real: bool) -> tf.Tensor:
-        """How far the discriminator's outputs are from calling the images real (or fake)."""
-        target = tf.ones_like(logits) if real else tf.zeros_like(logits)
-        if self.settings.adversarial == "bce":
-            return ops.mean(ops.binary_crossentropy(target, logits, from_logits=True))
-        return ops.mean(ops.square(logits - target))
-
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
         """One step of both networks on images [-1, 1] and masks {0, 1}, (batch, size, size, 1).
 
-        One fake serves both networks, and both gradients are taken at the same weights.
+        One fake serves both networks, and both gradients are taken at the same weights. The logs
+        `d_real` and `d_fake` are means of probabilities (see :func:`probability`).
         """
         image, mask = data
         seed = tf.stack([tf.cast(self.noise_seed, tf.int64), self.steps_taken()])
         with tf.GradientTape(persistent=True) as tape:
-            fake = self.generator(generator_input(self.settings, mask, seed), training=True)
+            fake = self.fast_generator(generator_input(self.generator, mask, seed))
             on_real = self.discriminator([mask, image], training=True)
             on_fake = self.discriminator([mask, fake], training=True)
-            d_loss = 0.5 * (
-                self.adversarial_loss(on_real, real=True)
-                + self.adversarial_loss(on_fake, real=False)
-            )
+            d_loss_real = self.adversarial_loss(on_real, real=True)
+            d_loss_fake = self.adversarial_loss(on_fake, real=False)
+            d_loss = (d_loss_real + d_loss_fake) / 2
             g_loss = self.adversarial_loss(on_fake, real=True)
             l1 = ops.mean(ops.absolute(image - fake))
             g_total = g_loss + self.settings.l1_weight * l1
@@ -310,13 +254,16 @@ class Pix2Pix(keras.Model):
         self.d_optimizer.apply(d_gradients, d_variables)
         self.g_optimizer.apply(g_gradients, g_variables)
         self.update_average()
-        return self.track(
-            d_loss=d_loss,
-            g_loss=g_loss,
-            l1=l1,
-            d_real=ops.mean(to_probability(self.settings, on_real)),
-            d_fake=ops.mean(to_probability(self.settings, on_fake)),
-        )
+        d_real = ops.mean(probability(self.discriminator, on_real))
+        d_fake = ops.mean(probability(self.discriminator, on_fake))
+        return self.track(d_loss=d_loss, g_loss=g_loss, l1=l1, d_real=d_real, d_fake=d_fake)
+
+    def adversarial_loss(self, outputs: tf.Tensor, real: bool) -> tf.Tensor:
+        """How far the discriminator's outputs are from calling the images real (or fake)."""
+        target = tf.ones_like(outputs) if real else tf.zeros_like(outputs)
+        if self.settings.adversarial == "bce":
+            return ops.mean(ops.binary_crossentropy(target, outputs, from_logits=True))
+        return ops.mean(ops.square(outputs - target))
 
     def steps_taken(self) -> tf.Tensor:
         """Number of training steps so far, int64; restored with the optimiser's state."""
@@ -328,11 +275,9 @@ class Pix2Pix(keras.Model):
             return
         step = ops.cast(self.g_optimizer.iterations, "float32")
         decay = ops.minimum(self.settings.average, (1.0 + step) / (10.0 + step))
-        for mean, value in zip(
-            self.generator_average.variables, self.generator.variables, strict=True
-        ):
-            if mean.dtype == "float32":  # the state of Dropout's random numbers is not averaged
-                mean.assign(decay * mean + (1.0 - decay) * value)
+        pairs = zip(self.generator_average.weights, self.generator.weights, strict=True)
+        for mean, value in pairs:
+            mean.assign(decay * mean + (1.0 - decay) * value)
 
     def track(self, **values: tf.Tensor) -> dict[str, Any]:
         """Average the logged values over the epoch."""
@@ -347,39 +292,23 @@ class Pix2Pix(keras.Model):
 
 
 def generate(
-    generator: keras.Model, settings: GANSettings, masks: np.ndarray, seed: int, batch: int = 16
+    generator: keras.Model, masks: np.ndarray, seed: int, same_noise: bool = False, batch: int = 16
 ) -> np.ndarray:
-    """Images for masks, in inference mode.
+    """Images (n, size, size, 1) in [-1, 1] for masks {0, 1}, in inference mode.
 
-    Parameters
-    ----------
-    generator : keras.Model
-        Usually :attr:`Pix2Pix.generator_average`.
-    settings : GANSettings
-        The settings that the generator was built with.
-    masks : numpy.ndarray
-        Shape (n, size, size, 1), values {0, 1}.
-    seed : int
-        Seed of the noise; another seed gives other images of the same masks.
-    batch : int
-        Images per call of the network.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n, size, size, 1) float32 in [-1, 1].
+    The noise is a function of `seed`; with `same_noise` all masks get the same noise image, so
+    that what differs comes from the masks. See :func:`generator_input`.
     """
-    inputs = generator_input(settings, tf.constant(masks, tf.float32), tf.constant([seed, 0]))
+    seeds = tf.constant([seed, 0], tf.int64)
+    inputs = generator_input(generator, tf.constant(masks, tf.float32), seeds, same_noise)
     return np.asarray(generator.predict(inputs, batch_size=batch, verbose=0))
 
 
 class Snapshots(keras.callbacks.Callback):
     """Stores the averaged generator and the discriminator after each epoch.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the files of :func:`save_snapshot` go, numbered by epoch from 1.
+    ``generator-001.keras`` and ``discriminator-001.keras`` in `folder` hold the networks of epoch
+    1, and so on: files of Keras, which it loads without this module.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -388,21 +317,30 @@ class Snapshots(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the snapshot of this epoch."""
-        save_snapshot(self.model, self.folder, epoch + 1)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        gan = self.model
+        # The generator last: a snapshot counts when it is there.
+        networks = {"discriminator": gan.discriminator, "generator": gan.generator_average}
+        for name, network in networks.items():
+            path = self.folder / f"{name}-{epoch + 1:03d}.keras"
+            temporary = path.with_name(f".{path.name}")
+            network.save(temporary)
+            temporary.replace(path)  # at no moment is there half a file
 
 
-def save_snapshot(gan: Pix2Pix, folder: Path, number: int) -> None:
-    """Write the weights of averaged generator and discriminator, without the optimisers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    networks = {"generator": gan.generator_average, "discriminator": gan.discriminator}
-    for name, network in networks.items():
-        path = folder / f"{name}-{number:03d}.weights.h5"
-        temporary = path.with_name(f".{path.name}")
-        network.save_weights(temporary)
-        temporary.replace(path)  # at no moment is there half a snapshot
+def snapshot_numbers(folder: Path) -> list[int]:
+    """Numbers of the snapshots in a folder, earliest first."""
+    return sorted(int(path.stem.removeprefix("generator-")) for path in folder.glob("generator-*"))
 
 
-def load_snapshot(gan: Pix2Pix, folder: Path, number: int) -> None:
-    """Read what :func:`save_snapshot` wrote into a GAN with the same settings."""
-    gan.generator_average.load_weights(folder / f"generator-{number:03d}.weights.h5")
-    gan.discriminator.load_weights(folder / f"discriminator-{number:03d}.weights.h5")
+def load_snapshot(folder: Path, number: int | None = None) -> tuple[keras.Model, keras.Model]:
+    """Generator and discriminator as :class:`Snapshots` stored them; without a number the last."""
+    numbers = snapshot_numbers(folder)
+    if not numbers or number not in (None, *numbers):
+        raise FileNotFoundError(
+            f"{folder} has no snapshot{'' if number is None else f' {number}'} of a GAN: train one "
+            "with chapter 2, or name the folder of another run."
+        )
+    name = f"{numbers[-1] if number is None else number:03d}.keras"
+    generator = keras.models.load_model(folder / f"generator-{name}", compile=False)
+    return generator, keras.models.load_model(folder / f"discriminator-{name}", compile=False)

@@ -4,91 +4,118 @@ The loss of the original study, for real images x with masks y and synthetic ima
 
     BCE(y, M(x)) + r(t) q BCE(s, M(G(s))),
 
-with a ramp r over training time t, and a score q that the discriminator gives. Ramp, score, what
-the discriminator sees and where the images come from are settings, so that the arms of the
-comparison differ in one thing at a time. The segmenter's gradient never reaches the GAN; a GAN
-trajectory can therefore be trained once and replayed for every arm.
+with a weight r that grows over the training time t, and a score q that the discriminator gives.
+What is trained on what, and by which rule, is an :class:`Arm`. The segmenter's gradient never
+reaches the GAN; a GAN can therefore be trained once, and be replayed for every arm.
 """
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from synthseg.gan import Pix2Pix, generator_input, load_snapshot, to_probability
+from synthseg import fast, masks
+from synthseg.arms import ARMS, CONTRASTS, Arm  # noqa: F401 - chapters read joint.ARMS
+from synthseg.gan import Pix2Pix, generator_input, load_snapshot, probability, snapshot_numbers
 from synthseg.metrics import PooledDice
-from synthseg.segmenter import SegmenterSettings, build_ritnet, optimizer
+from synthseg.sampling import CropSettings, crops, vary_intensity
+from synthseg.segmenter import SegmenterSettings, optimizer
+from synthseg.volumes import Volume
 
-ORIGINAL_EPOCHS = 20
-"""Epochs of the original study, over which its ramp was defined."""
 
+class GANBatches(NamedTuple):
+    """The crops on which a GAN is trained live, `per_step` batches a step of the segmenter.
 
-@dataclass(frozen=True)
-class JointSettings:
-    """One arm of the comparison.
-
-    Attributes
-    ----------
-    steps : int
-        Steps of the training, T.
-    real_weight : float
-        Weight of the loss on real images; 0 trains on synthetic images only.
-    synthetic_weight : float
-        Factor SLR of the synthetic loss; 0 trains on real images only. Original: 0.4.
-    schedule : str
-        ``"ramp"``: r(t) = SLR ln(1 + 20 t / T), the original's ramp at its 20 epochs as a
-        function of the fraction of training done. ``"constant"``: the mean of that ramp, so
-        that both have the same mean weight. They are comparable at a constant learning rate
-        only: with one that falls, the ramp's late weight would move the segmenter less.
-    score : str
-        ``"none"``: every image counts the same. ``"batch"`` (original): one factor for the
-        batch, 1 - clip(BCE(1, sigmoid(D)), 0, 1). ``"image"``: one factor for each image, its
-        mean probability of being real, divided by the batch's mean.
-    discriminator_sees : str
-        ``"composed"``: the mask that the image was made from; ``"real"`` (original): the mask of
-        the real image in the same place of the batch.
-    batch_statistics : str
-        ``"real"``: only real images move BatchNorm's running statistics, with which the
-        segmenter is tested; ``"mixed"`` (original): synthetic ones do too.
-    live : bool
-        Train the GAN in the same steps. Otherwise it is fixed, or replayed by :class:`Replay`.
+    With the seed and the settings of chapter 2 it sees what the replayed GAN saw.
     """
 
-    steps: int
-    real_weight: float = 1.0
-    synthetic_weight: float = 0.4
-    schedule: str = "constant"
-    score: str = "none"
-    discriminator_sees: str = "composed"
-    batch_statistics: str = "real"
-    live: bool = False
+    cropping: CropSettings
+    seed: int
+    per_step: int
 
-    def __post_init__(self) -> None:
-        choices = {
-            "schedule": ("constant", "ramp"),
-            "score": ("none", "batch", "image"),
-            "discriminator_sees": ("composed", "real"),
-            "batch_statistics": ("real", "mixed"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                options = " or ".join(allowed)
-                raise ValueError(f"{name} is '{getattr(self, name)}'; choose {options}.")
-        if self.real_weight <= 0 and self.synthetic_weight <= 0:
-            raise ValueError("Both weights are zero: there would be nothing to learn from.")
+
+Prior = tuple[np.ndarray, np.ndarray]
+
+
+def batches(
+    arm: Arm,
+    volume: Volume,
+    cropping: CropSettings,
+    bank: list[masks.Component],
+    prior: Prior,
+    backgrounds: np.ndarray,
+    stream: Callable[[str], int],
+    first_step: int = 0,
+    gan_batch: GANBatches | None = None,
+) -> tf.data.Dataset:
+    """What :class:`JointTrainer` takes at each step: (image, mask) pairs of batches.
+
+    The first pair is real, the same in all arms of a seed; the second is what the arm adds, if it
+    adds any, and the third the GAN's own (per step, batch, …), if `gan_batch` is given. All are
+    functions of (seed, step): masks are composed anew at each step, and so are their pastings.
+    Where a generator draws the images, those of the second pair are a place-holder.
+    """
+    real = crops(volume, replace(cropping, augment=arm.augment), stream("crops"), first_step)
+    turned = replace(cropping, augment="dihedral")  # the trainer varies the intensities
+    parts = [real]
+    if arm.real == 2:
+        more = crops(volume, replace(cropping, augment=arm.augment), stream("other"), first_step)
+        parts = [tf.data.Dataset.zip(real, more).map(_together)]
+    if arm.masks == "real":
+        parts.append(crops(volume, turned, stream("other"), first_step))
+    elif arm.masks != "none":
+        compose_seed, paste_seed = stream("compose"), stream("paste")
+
+        def compose(mask: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+            if arm.masks == "original":
+                composed = masks.compose_original(mask, (compose_seed, step))
+                return composed, composed
+            count, size = mask.shape[:2]
+            made = masks.compose(bank, prior, size, count, (compose_seed, step))
+            if arm.images == "copy-paste":
+                return masks.copy_paste(made, backgrounds, (paste_seed, step)), made.masks
+            return made.pixels, made.masks
+
+        def with_shapes(pair: Any, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            made = tf.numpy_function(compose, (pair[1], step), (tf.float32, tf.float32))
+            image, mask = (tf.ensure_shape(part, pair[1].shape) for part in made)
+            return image, mask
+
+        steps = tf.data.Dataset.counter(start=first_step)
+        second = tf.data.Dataset.zip(real, steps).map(with_shapes)
+        parts = [real, second]
+    if gan_batch is not None:
+        own, seed, per_step = gan_batch
+        stacked = crops(volume, own, seed, first_step * per_step)
+        parts.append(stacked.batch(per_step, drop_remainder=True))
+    return tf.data.Dataset.zip(tuple(parts)).prefetch(tf.data.AUTOTUNE)
+
+
+def _together(*pairs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """One batch of several."""
+    images, their_masks = zip(*pairs, strict=True)
+    return tf.concat(images, axis=0), tf.concat(their_masks, axis=0)
 
 
 def ramp(fraction: tf.Tensor | float) -> tf.Tensor:
-    """ln(1 + 20 f) for the fraction f in [0, 1] of training done."""
-    return ops.log(1.0 + ORIGINAL_EPOCHS * ops.cast(fraction, "float32"))
+    """ln(1 + 20 f) for the fraction f in [0, 1] of training done; 20 are the original's epochs."""
+    return ops.log(1.0 + 20.0 * ops.cast(fraction, "float32"))
 
 
-MEAN_RAMP = (1 + ORIGINAL_EPOCHS) / ORIGINAL_EPOCHS * math.log(1 + ORIGINAL_EPOCHS) - 1
-"""Mean of :func:`ramp` over training, from its integral."""
+def mean_ramp(schedule: str) -> float:
+    """Mean of the ramp over training, each step weighted with its learning rate.
+
+    A step moves the segmenter by learning rate times weight. With a learning rate that falls as a
+    cosine, the late, large weights count less: 1.730 in place of 2.197.
+    """
+    fraction = np.linspace(0, 1, 100_001)
+    rate = np.ones_like(fraction) if schedule == "constant" else 1 + np.cos(np.pi * fraction)
+    return float((rate * np.log1p(20 * fraction)).sum() / rate.sum())
 
 
 def per_image_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -96,31 +123,20 @@ def per_image_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return ops.mean(ops.binary_crossentropy(masks, logits, from_logits=True), axis=(1, 2, 3))
 
 
-def batch_score(logits: tf.Tensor) -> tf.Tensor:
-    """The original's score of a batch from the discriminator's logits; a scalar in [0, 1]."""
-    loss = ops.mean(ops.binary_crossentropy(tf.ones_like(logits), logits, from_logits=True))
+def batch_score(probabilities: tf.Tensor) -> tf.Tensor:
+    """The original's score, 1 - clip(BCE(1, D), 0, 1): one number in [0, 1] for the batch."""
+    loss = ops.mean(ops.binary_crossentropy(tf.ones_like(probabilities), probabilities))
     return 1.0 - ops.clip(loss, 0.0, 1.0)
 
 
 def image_scores(probabilities: tf.Tensor) -> tf.Tensor:
-    """Score of each image, with mean 1 over the batch.
-
-    Parameters
-    ----------
-    probabilities : tf.Tensor
-        The discriminator's outputs as probabilities, (batch, h, w, 1).
-
-    Returns
-    -------
-    tf.Tensor
-        Shape (batch,), non-negative.
-    """
+    """Score of each image: its mean probability of being real, divided by the batch's mean."""
     scores = ops.mean(probabilities, axis=(1, 2, 3)) + 1e-3  # if D is sure of all, all count alike
     return scores / ops.mean(scores)
 
 
 class JointTrainer(keras.Model):
-    """Trains a segmenter on pairs of batches ((image, mask), (other image, other mask)).
+    """Trains a segmenter on what :func:`batches` gives for its arm.
 
     Parameters
     ----------
@@ -128,34 +144,47 @@ class JointTrainer(keras.Model):
         Gives logits; changed in place.
     segmenter_settings : SegmenterSettings
         Its optimiser.
-    settings : JointSettings
-        The arm.
+    arm : Arm
+        The rule.
+    steps : int
+        Length of the training run, T.
+    synthetic_weight : float
+        Factor of the loss on the second batch; the original's 0.4. It is multiplied by the ramp,
+        or by the ramp's mean.
     gan : Pix2Pix, optional
-        Makes the synthetic images from the other masks. Without it, the other images are used
-        as they are (copy-paste, or a stored pool).
+        For a live arm: the GAN, which is trained in the same steps.
+    networks : (generator, discriminator), optional
+        For an arm with a finished or replayed GAN.
     seed : int
-        Seed of the generator's noise.
+        Seed of the generator's noise, and of the intensities of the second batch.
     """
 
     def __init__(
         self,
         segmenter: keras.Model,
         segmenter_settings: SegmenterSettings,
-        settings: JointSettings,
+        arm: Arm,
+        steps: int,
+        synthetic_weight: float,
         gan: Pix2Pix | None = None,
+        networks: tuple[keras.Model, keras.Model] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(name="joint")
-        if gan is None and (settings.live or settings.score != "none"):
-            raise ValueError("Training a GAN live, or its score, needs a GAN: pass gan=…")
-        self.segmenter = segmenter
-        self.settings = settings
-        if settings.live:
-            self.gan = gan
-        else:
+        if arm.images == "live":
+            if gan is None:
+                raise ValueError(f"'{arm.what}' trains a GAN live: pass gan=Pix2Pix(…).")
+            self.gan, networks = gan, (gan.generator_average, gan.discriminator)
+        if arm.generated:
+            if networks is None:
+                raise ValueError(f"'{arm.what}' needs networks=gan.load_snapshot(…).")
             # Past Keras' tracking: what is not trained here needs no place in the checkpoints.
-            object.__setattr__(self, "gan", gan)
-        self.noise_seed = seed
+            object.__setattr__(self, "networks", networks)
+            self.fast_generator = fast.twin(networks[0])
+        self.segmenter, self.fast_segmenter = segmenter, fast.twin(segmenter)
+        self.arm, self.steps, self.noise_seed = arm, steps, seed
+        self.synthetic_weight = synthetic_weight
+        self.mean_ramp = mean_ramp(segmenter_settings.schedule)
         self.moving = [
             variable
             for layer in segmenter.layers
@@ -166,76 +195,80 @@ class JointTrainer(keras.Model):
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.dice = PooledDice()
         self.built = True
-        self.compile(optimizer=optimizer(segmenter_settings, settings.steps), jit_compile=False)
+        self.compile(optimizer=optimizer(segmenter_settings, steps), jit_compile=False)
         self.optimizer.build(segmenter.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step; images in [-1, 1], masks {0, 1}, each (batch, size, size, 1)."""
-        (image, mask), (synthetic, composed) = data
-        score = tf.ones((tf.shape(composed)[0],))
-        if self.gan is not None:
-            if self.settings.live:
-                self.gan.train_step((image, mask))
-            synthetic = self.synthesise(self.gan, composed)
-            shown = composed if self.settings.discriminator_sees == "composed" else mask
-            score = self.score(self.gan, shown, synthetic)
-        weight = self.weight()
+        (image, mask), *others = data
+        weight, score = self.weight(), tf.ones((1,))
+        if self.arm.images == "live":
+            self.train_gan(*(others[1] if len(others) == 2 else (image[None], mask[None])))
+        if self.arm.images != "none":
+            synthetic, composed = others[0]
+            if self.arm.generated:
+                synthetic = self.generate(composed)
+                beside = mask if self.arm.judged_beside == "real" else composed
+                score = self.score(beside, synthetic)
+            if self.arm.augment == "classical":
+                synthetic = vary_intensity(synthetic, self.seeds()[1])
+        real_loss = synthetic_loss = tf.constant(0.0)
         with tf.GradientTape() as tape:
-            real_loss = synthetic_loss = tf.constant(0.0)
-            if self.settings.real_weight > 0:
-                logits = self.segmenter(image, training=True)
+            if self.arm.real:
+                logits = self.fast_segmenter(image)
                 real_loss = ops.mean(per_image_loss(mask, logits))
                 self.dice.update_state(mask, logits)
-            if self.settings.synthetic_weight > 0:
-                logits = self.on_synthetic(synthetic)
+            if self.arm.images != "none":
+                logits = self.on_second_batch(synthetic)
                 synthetic_loss = ops.mean(score * per_image_loss(composed, logits))
-            loss = self.settings.real_weight * real_loss + weight * synthetic_loss
+            loss = real_loss + weight * synthetic_loss
         variables = self.segmenter.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
-        values = {
-            "loss": loss,
-            "real_loss": real_loss,
-            "synthetic_loss": synthetic_loss,
-            "weight": weight,
-            "score": ops.mean(score),
-            "score_spread": ops.std(score),
-        }
-        for name, value in values.items():
-            self.trackers[name].update_state(value)
+        values = (loss, real_loss, synthetic_loss, weight, ops.mean(score), ops.std(score))
+        for tracker, value in zip(self.trackers.values(), values, strict=True):
+            tracker.update_state(value)
         return {metric.name: metric.result() for metric in self.metrics}
 
-    def step(self) -> tf.Tensor:
-        """Steps taken so far, int64."""
-        return tf.cast(self.optimizer.iterations.value, tf.int64)
-
     def weight(self) -> tf.Tensor:
-        """r(t), the weight of the synthetic loss at this step."""
-        if self.settings.schedule == "constant":
-            return tf.constant(self.settings.synthetic_weight * MEAN_RAMP)
-        fraction = ops.cast(self.step(), "float32") / self.settings.steps
-        return self.settings.synthetic_weight * ramp(fraction)
+        """r(t), the weight of the second batch at this step."""
+        if self.arm.schedule == "constant":
+            return tf.constant(self.synthetic_weight * self.mean_ramp)
+        step = ops.cast(self.optimizer.iterations, "float32")
+        return self.synthetic_weight * ramp(step / self.steps)
 
-    def synthesise(self, gan: Pix2Pix, masks: tf.Tensor) -> tf.Tensor:
+    def seeds(self) -> tf.Tensor:
+        """Three seeds for this step: of the noise, the intensities and the shuffled scores."""
+        step = tf.cast(self.optimizer.iterations.value, tf.int64)
+        return tf.random.split(tf.stack([tf.cast(self.noise_seed, tf.int64), step]), 3)
+
+    def train_gan(self, images: tf.Tensor, masks: tf.Tensor) -> None:
+        """One step of the GAN for each of its batches, (steps, batch, size, size, 1)."""
+        for step in range(images.shape[0]):
+            self.gan.train_step((images[step], masks[step]))
+
+    def generate(self, masks: tf.Tensor) -> tf.Tensor:
         """The generator's images of `masks`, as constants for the segmenter."""
-        seed = tf.stack([tf.cast(self.noise_seed, tf.int64), self.step()])
-        inputs = generator_input(gan.settings, masks, seed)
-        return tf.stop_gradient(gan.generator_average(inputs, training=False))
+        inputs = generator_input(self.networks[0], masks, self.seeds()[0])
+        return tf.stop_gradient(self.fast_generator(inputs, training=False))
 
-    def score(self, gan: Pix2Pix, shown: tf.Tensor, synthetic: tf.Tensor) -> tf.Tensor:
-        """The factor q of each synthetic image beside the mask that D is shown, (batch,)."""
-        count = tf.shape(synthetic)[0]
-        if self.settings.score == "none":
-            return tf.ones((count,))
-        logits = gan.discriminator([shown, synthetic], training=False)
-        if self.settings.score == "batch":
-            return tf.fill((count,), batch_score(logits))
-        return image_scores(to_probability(gan.settings, logits))
+    def score(self, beside: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """The factor q of each image beside the mask that D is shown, (batch,) or (1,)."""
+        if self.arm.score == "none":
+            return tf.ones((1,))
+        discriminator = self.networks[1]
+        real = probability(discriminator, discriminator([beside, images], training=False))
+        if self.arm.score == "batch":
+            return batch_score(real)[tf.newaxis]
+        scores = image_scores(real)
+        if self.arm.score == "shuffled":
+            return tf.random.experimental.stateless_shuffle(scores, self.seeds()[2])
+        return scores
 
-    def on_synthetic(self, images: tf.Tensor) -> tf.Tensor:
-        """The segmenter's logits in training mode, under the chosen policy for BatchNorm."""
-        keep = self.settings.batch_statistics == "real" and self.settings.real_weight > 0
+    def on_second_batch(self, images: tf.Tensor) -> tf.Tensor:
+        """The segmenter's logits in training mode, under the arm's policy for BatchNorm."""
+        keep = self.arm.statistics == "real" and self.arm.real
         before = [tf.identity(variable.value) for variable in self.moving] if keep else []
-        logits = self.segmenter(images, training=True)
+        logits = self.fast_segmenter(images)
         for variable, value in zip(self.moving, before, strict=False):
             variable.assign(value)
         return logits
@@ -243,48 +276,33 @@ class JointTrainer(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The running means, which ``fit`` resets at each epoch; Dice is that of real images."""
-        on_real = [self.dice] if self.settings.real_weight > 0 else []
-        return [*self.trackers.values(), *on_real]
-
-
-def new_trainer(
-    segmenter_settings: SegmenterSettings,
-    settings: JointSettings,
-    gan: Pix2Pix | None = None,
-    seed: int = 0,
-) -> JointTrainer:
-    """A joint trainer with a segmenter of its own."""
-    return JointTrainer(build_ritnet(segmenter_settings), segmenter_settings, settings, gan, seed)
-
-
-def pairs(real: tf.data.Dataset, synthetic: tf.data.Dataset) -> tf.data.Dataset:
-    """Zip two streams of (image, mask) batches into what :class:`JointTrainer` takes."""
-    return tf.data.Dataset.zip((real, synthetic))
+        return [*self.trackers.values(), *([self.dice] if self.arm.real else [])]
 
 
 class Replay(keras.callbacks.Callback):
-    """Lets a GAN grow along stored snapshots, as it did when it was trained.
+    """Lets a GAN grow along its stored snapshots, at the pace at which it would grow live.
+
+    In each epoch the generator and the discriminator of `trainer` have the weights that they had
+    at the end of this part of their own training.
 
     Parameters
     ----------
-    gan : Pix2Pix
-        The GAN of the joint trainer.
+    trainer : JointTrainer
+        With networks of the same settings.
     folder : Path
         Folder of :class:`synthseg.gan.Snapshots`.
-    numbers : list of int
-        Snapshots to show, earliest first, spread evenly over the training.
     epochs : int
-        Epochs of the joint training.
+        Epochs of the joint training run.
     """
 
-    def __init__(self, gan: Pix2Pix, folder: Path, numbers: list[int], epochs: int) -> None:
+    def __init__(self, trainer: JointTrainer, folder: Path, epochs: int) -> None:
         super().__init__()
-        self.gan = gan
-        self.folder = folder
-        self.numbers = numbers
-        self.epochs = epochs
+        self.trainer, self.folder, self.epochs = trainer, folder, epochs
+        self.numbers = snapshot_numbers(folder)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Load the snapshot that belongs to this part of the training."""
-        number = self.numbers[epoch * len(self.numbers) // self.epochs]
-        load_snapshot(self.gan, self.folder, number)
+        """Load the snapshot that belongs to this part of the training run."""
+        last = -(-(epoch + 1) * len(self.numbers) // self.epochs) - 1  # rounded up
+        stored = load_snapshot(self.folder, self.numbers[last])
+        for network, model in zip(self.trainer.networks, stored, strict=True):
+            network.set_weights(model.get_weights())

@@ -4,13 +4,13 @@ Scores are computed from counts of pixels: true positives, false positives and f
 first, Dice and IoU from them. Counts add up over slices; averages of ratios do not.
 """
 
-import math
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from scipy.ndimage import gaussian_filter
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def count(prediction: np.ndarray, target: np.ndarray) -> Counts:
 def original_batch_dice(logits: np.ndarray, target: np.ndarray, batch: int) -> float:
     """Dice as the original study reported it: the mean over batches of each batch's Dice.
 
-    It depends on the size and the order of the batches; kept for comparison only.
+    It depends on the size and the order of the batches, and a batch with nothing to find and
+    nothing found counts 1; kept for comparison only.
 
     Parameters
     ----------
@@ -101,18 +102,13 @@ def original_batch_dice(logits: np.ndarray, target: np.ndarray, batch: int) -> f
         Masks {0, 1} of the same shape.
     batch : int
         Images per batch.
-
-    Returns
-    -------
-    float
-        NaN if no batch has anything to find, or anything found.
     """
     parts = range(0, len(target), batch)
     scores = [
         count(logits[part : part + batch] > 0, target[part : part + batch]).pooled().dice()
         for part in parts
     ]
-    return float(np.nanmean(scores)) if not np.isnan(scores).all() else math.nan
+    return float(np.nan_to_num(scores, nan=1.0).mean())
 
 
 @keras.saving.register_keras_serializable("synthseg")
@@ -172,23 +168,42 @@ def radial_power_spectrum(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(keep) / size, (sums / members)[:keep]
 
 
-def axis_power_at_nyquist(images: np.ndarray) -> float:
-    """Ratio of the power at period two to its surroundings; a checkerboard raises it.
+def axis_power(images: np.ndarray, period: int) -> float:
+    """Power of stripes of one period along rows and columns, relative to its surroundings.
 
-    Spectra of real images fall towards fine detail, so that theirs is below 1: compare with it.
-
-    A checkerboard of transposed convolutions of stride two lies on the Nyquist frequencies of
-    rows and columns. The ratio is that of the power on these two lines to that on the lines four
-    bins below.
+    A checkerboard of transposed convolutions of stride two repeats every 2 px, or every 4 px where
+    two of them follow each other. The ratio is that of the power on the lines of this frequency
+    to the mean of that on the lines four bins below and above; it is 1 for white noise, and a
+    little below 1 for images whose spectra fall towards fine detail: compare with real ones.
 
     Parameters
     ----------
     images : numpy.ndarray
-        Shape (n, size, size, 1), size even and at least 16.
+        Shape (n, size, size, 1), size a multiple of `period` and at least 32.
+    period : int
+        2 or 4, in pixels.
     """
-    size = images.shape[1]
     power = (np.abs(np.fft.fft2(images[..., 0])) ** 2).mean(axis=0)
-    nyquist, below = size // 2, size // 2 - 4
-    at_peak = power[nyquist, :].sum() + power[:, nyquist].sum()
-    around = power[below, :].sum() + power[:, below].sum()
-    return float(at_peak / around)
+
+    def on_lines(bins: int) -> float:
+        return float(power[bins, :].sum() + power[:, bins].sum())
+
+    peak = images.shape[1] // period
+    return on_lines(peak) / ((on_lines(peak - 4) + on_lines(peak + 4)) / 2)
+
+
+def variety(images: np.ndarray, blur: float = 0.0) -> float:
+    """How much images differ: standard deviation over the images, averaged over the pixels.
+
+    Noise in single pixels counts as much as another layout does. After a Gaussian blur of
+    some 12 px the layout is what is left.
+
+    Parameters
+    ----------
+    images : numpy.ndarray
+        Shape (n, height, width, 1).
+    blur : float
+        Standard deviation of the blur in pixels; 0 for none.
+    """
+    blurred = gaussian_filter(images[..., 0], sigma=(0, blur, blur))
+    return float(blurred.std(axis=0).mean())

@@ -1,24 +1,18 @@
 """Crops for training, whole slices for evaluation.
 
-Every random choice is a function of a seed and a step number, so a training run that stops at
-step 700 and resumes there sees the batches that an uninterrupted run would have seen, and no two
-passes repeat the same crops.
+Every random choice is a function of a seed and a step number: a training run that resumes at step
+700 sees what an uninterrupted one would have seen, and no two passes repeat the same crops.
 """
 
-import itertools
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
+from synthseg.settings import check_choices
 from synthseg.volumes import DataError, Volume
-
-AUGMENTATIONS = ("none", "dihedral", "classical")
-"""Kinds of augmentation; see :class:`CropSettings`."""
 
 
 @dataclass(frozen=True)
@@ -27,37 +21,31 @@ class CropSettings:
 
     Attributes
     ----------
-    crop : int
-        Side of the square window in the volume, in pixels.
-    size : int
-        Side of the square that the network sees, in pixels. A crop of 320 px at 5 nm per pixel
-        seen at 128 px has 12.5 nm per pixel.
+    crop, size : int
+        Side of the square window in the volume, and of what the network sees of it, in pixels:
+        320 px at 5 nm seen as 128 px have 12.5 nm per pixel.
     batch : int
         Crops per step.
     resize : str
-        How images are reduced from `crop` to `size`: ``"area"`` averages and does not alias,
-        ``"nearest"`` picks single pixels, as the original study did. Masks are always ``nearest``.
+        Of images: ``"area"`` averages and does not alias, ``"nearest"`` picks single pixels, as
+        the original study did. Masks are always ``nearest``.
     augment : str
-        ``"none"``; ``"dihedral"``: one of the eight flips and rotations of the square, applied
-        to image and mask alike; or ``"classical"``: the same, then a change of contrast,
-        brightness and gamma of the image alone.
+        ``"none"``; ``"dihedral"``: one of the eight flips and rotations of the square, of image
+        and mask alike; or ``"classical"``: the same, then a change of contrast, brightness and
+        gamma of the image.
     """
 
-    crop: int = 320
-    size: int = 128
-    batch: int = 8
-    resize: str = "area"
-    augment: str = "none"
+    crop: int
+    size: int
+    batch: int
+    resize: Literal["area", "nearest"]
+    augment: Literal["none", "dihedral", "classical"]
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("crop", "size", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if self.resize not in ("area", "nearest"):
-            raise ValueError(f"resize is '{self.resize}'; choose 'area' or 'nearest'.")
-        if self.augment not in AUGMENTATIONS:
-            options = "', '".join(AUGMENTATIONS)
-            raise ValueError(f"augment is '{self.augment}'; choose one of '{options}'.")
         if self.size > self.crop:
             raise ValueError(
                 f"size ({self.size} px) is larger than crop ({self.crop} px): images would be "
@@ -81,20 +69,9 @@ def resize_masks(masks: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def dihedral(batch: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
-    """Bring each square image of a batch into one of the eight orientations of the square.
+    """Bring each image (n, side, side, channels) into one of the eight orientations, 0 to 7.
 
-    Parameters
-    ----------
-    batch : tf.Tensor
-        Shape (n, side, side, channels).
-    orientations : tf.Tensor
-        Shape (n,), integers 0 to 7. The lowest bit mirrors left and right, the second turns by
-        180 degrees in combination with the mirror, the third transposes.
-
-    Returns
-    -------
-    tf.Tensor
-        Shape and dtype of `batch`.
+    The lowest bit mirrors left and right, the second up and down, the third transposes.
     """
 
     def chosen(bit: int) -> tf.Tensor:
@@ -105,42 +82,34 @@ def dihedral(batch: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
     return tf.where(chosen(4), tf.transpose(batch, (0, 2, 1, 3)), batch)
 
 
+def vary_intensity(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Change contrast, brightness and gamma of each image (n, size, size, 1) in [-1, 1]."""
+    per_image, seeds = (tf.shape(images)[0], 1, 1, 1), tf.random.split(seed, 3)
+    contrast = tf.random.stateless_uniform(per_image, seeds[0], 0.8, 1.25)
+    brightness = tf.random.stateless_uniform(per_image, seeds[1], -0.2, 0.2)
+    gamma = tf.exp(tf.random.stateless_uniform(per_image, seeds[2], -0.25, 0.25))
+    images = tf.clip_by_value(images * contrast + brightness, -1.0, 1.0)
+    return ((images + 1.0) / 2.0) ** gamma * 2.0 - 1.0
+
+
 def augment_batch(
-    images: tf.Tensor, masks: tf.Tensor, seed: tf.Tensor, kind: str = "classical"
+    images: tf.Tensor, masks: tf.Tensor, seed: tf.Tensor, kind: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Augment by orientation of image and mask, and by intensity of the image.
+    """Augment a batch, (n, size, size, 1) each, as a function of `seed` (2,).
 
-    Parameters
-    ----------
-    images, masks : tf.Tensor
-        Shape (n, size, size, 1); images in [-1, 1], masks in {0, 1}.
-    seed : tf.Tensor
-        Shape (2,), the stateless seed of this batch.
-    kind : str
-        One of :data:`AUGMENTATIONS`.
-
-    Returns
-    -------
-    images, masks : tf.Tensor
-        Same shapes and ranges.
+    "dihedral" turns and mirrors image and mask alike; "classical" also varies the intensities of
+    the image; "none" leaves both as they are.
     """
     if kind == "none":
         return images, masks
-    count = tf.shape(images)[0]
-    seeds = tf.random.split(seed, 4)
-    orientations = tf.random.stateless_uniform((count,), seeds[0], 0, 8, dtype=tf.int32)
+    turn, vary = tf.unstack(tf.random.split(seed, 2))
+    orientations = tf.random.stateless_uniform((tf.shape(images)[0],), turn, 0, 8, tf.int32)
     images, masks = dihedral(images, orientations), dihedral(masks, orientations)
-    if kind == "dihedral":
-        return images, masks
-    per_image = (count, 1, 1, 1)
-    contrast = tf.random.stateless_uniform(per_image, seeds[1], 0.8, 1.25)
-    brightness = tf.random.stateless_uniform(per_image, seeds[2], -0.2, 0.2)
-    gamma = tf.exp(tf.random.stateless_uniform(per_image, seeds[3], -0.25, 0.25))
-    images = tf.clip_by_value(images * contrast + brightness, -1.0, 1.0)
-    return ((images + 1.0) / 2.0) ** gamma * 2.0 - 1.0, masks
+    return (vary_intensity(images, vary) if kind == "classical" else images), masks
 
 
-def _checked(volume: Volume, settings: CropSettings) -> None:
+def check_size(volume: Volume, settings: CropSettings) -> None:
+    """Refuse slices that are smaller than the crop."""
     height, width = volume.image.shape[1:]
     if min(height, width) < settings.crop:
         raise DataError(
@@ -149,7 +118,7 @@ def _checked(volume: Volume, settings: CropSettings) -> None:
         )
 
 
-def _crop_batch(
+def crop_batch(
     image: tf.Tensor, mask: tf.Tensor, settings: CropSettings, seed: int, step: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Cut one batch of windows; `image` and `mask` are whole volumes (z, y, x) uint8."""
@@ -165,20 +134,17 @@ def _crop_batch(
 
     def windows(volume: tf.Tensor) -> tf.Tensor:
         extent = (1, settings.crop, settings.crop)
-        cut = [
-            tf.slice(volume, (z[item], top[item], left[item]), extent)[0]
-            for item in range(settings.batch)
-        ]
+        corners = zip(*map(tf.unstack, (z, top, left)), strict=True)
+        cut = [tf.slice(volume, corner, extent)[0] for corner in corners]
         return tf.stack(cut)[..., tf.newaxis]  # (batch, crop, crop, 1)
 
     images = resize_images(windows(image), settings.size, settings.size, settings.resize)
-    images = to_network_image(images)
     masks = resize_masks(windows(mask), settings.size, settings.size)
-    return augment_batch(images, masks, seeds[3], settings.augment)
+    return augment_batch(to_network_image(images), masks, seeds[3], settings.augment)
 
 
 @lru_cache(maxsize=1)
-def _tensors(volume: Volume) -> tuple[tf.Tensor, tf.Tensor]:
+def tensors(volume: Volume) -> tuple[tf.Tensor, tf.Tensor]:
     """Image and mask of a volume as tensors, made once for streams that follow each other."""
     # A constant keeps a second copy of the array that it is made from; its identity does not.
     return tf.identity(tf.constant(volume.image)), tf.identity(tf.constant(volume.mask))
@@ -189,61 +155,26 @@ def crops(
 ) -> tf.data.Dataset:
     """Endless batches of random crops, each a function of (`seed`, step) alone.
 
-    Parameters
-    ----------
-    volume : Volume
-        The annotated volume to cut from; it is held in memory as uint8.
-    settings : CropSettings
-        Window, network size, batch, resizing and augmentation.
-    seed : int
-        Seed of the stream.
-    first_step : int
-        Step of the first batch; a resumed training passes the step at which it goes on.
-
-    Returns
-    -------
-    tf.data.Dataset
-        Pairs (images, masks), each (batch, size, size, 1) float32: images in [-1, 1] and masks
-        in {0, 1}.
-
-    Raises
-    ------
-    DataError
-        If the slices are smaller than the crop.
+    Pairs (images, masks), each (batch, size, size, 1) float32: images in [-1, 1] and masks in
+    {0, 1}. A resumed training run passes the step at which it goes on as `first_step`.
     """
-    _checked(volume, settings)
-    image, mask = _tensors(volume)
+    check_size(volume, settings)
+    image, mask = tensors(volume)
     steps = tf.data.Dataset.counter(start=first_step)
     return steps.map(
-        lambda step: _crop_batch(image, mask, settings, seed, step),
+        lambda step: crop_batch(image, mask, settings, seed, step),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     ).prefetch(tf.data.AUTOTUNE)
 
 
-def gather(batches: tf.data.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Collect the first `count` pairs of a stream of batches into two arrays."""
-    images: list[np.ndarray] = []
-    masks: list[np.ndarray] = []
-    iterator: Iterator = batches.as_numpy_iterator()
-    while sum(map(len, images)) < count:
-        batch_images, batch_masks = next(iterator)
-        images.append(batch_images)
-        masks.append(batch_masks)
-    return np.concatenate(images)[:count], np.concatenate(masks)[:count]
-
-
 def crop_arrays(
     volume: Volume, settings: CropSettings, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` crops of the stream :func:`crops`, as arrays.
-
-    Returns
-    -------
-    images, masks : numpy.ndarray
-        Shape (count, size, size, 1) float32, in [-1, 1] and {0, 1}.
-    """
-    return gather(crops(volume, settings, seed), count)
+    """The first `count` crops of the stream :func:`crops`, as arrays (count, size, size, 1)."""
+    batches = crops(volume, settings, seed).take(-(-count // settings.batch))
+    images, masks = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(images)[:count], np.concatenate(masks)[:count]
 
 
 def pool(
@@ -256,25 +187,10 @@ def pool(
 ) -> tf.data.Dataset:
     """Endless batches drawn from a fixed set of pairs, each a function of (`seed`, step) alone.
 
-    Parameters
-    ----------
-    images, masks : numpy.ndarray
-        Shape (n, size, size, 1) float32.
-    batch, seed, first_step, augment
-        As in :func:`crops` and :class:`CropSettings`.
-
-    Returns
-    -------
-    tf.data.Dataset
-        Pairs (images, masks) as :func:`crops` gives them.
-
-    Raises
-    ------
-    ValueError
-        If the pool is empty, or `batch` less than 1.
+    The pairs are arrays (n, size, size, 1) float32; `augment` is that of :class:`CropSettings`.
     """
-    if len(images) == 0 or batch < 1:
-        raise ValueError(f"Batches of {batch} from a pool of {len(images)}: at least 1 each.")
+    if len(images) == 0:
+        raise ValueError("There is no pair of image and mask to draw batches from.")
     all_images, all_masks = tf.constant(images), tf.constant(masks)
 
     def draw(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -290,13 +206,9 @@ def pool(
 def at_network_scale(volume: Volume, settings: CropSettings) -> tuple[np.ndarray, np.ndarray]:
     """Whole slices at the resolution that the network sees, `crop / size` times coarser.
 
-    Returns
-    -------
-    images, masks : numpy.ndarray
-        Shape (z, round(y * size / crop), round(x * size / crop), 1) float32, in [-1, 1] and
-        {0, 1}.
+    Images in [-1, 1] and masks in {0, 1}: (z, round(y * size / crop), round(x * size / crop), 1).
     """
-    _checked(volume, settings)
+    check_size(volume, settings)
     height, width = (round(side * settings.size / settings.crop) for side in volume.image.shape[1:])
     images, masks = [], []
     # Slice by slice: a float32 copy of the whole full-resolution volume would take 0.5 GB.
@@ -305,66 +217,3 @@ def at_network_scale(volume: Volume, settings: CropSettings) -> tuple[np.ndarray
         images.append(to_network_image(resized)[0].numpy())
         masks.append(resize_masks(mask[None, ..., None], height, width)[0].numpy())
     return np.stack(images), np.stack(masks)
-
-
-class Tile(NamedTuple):
-    """A window of a slice, and the part of the slice that this window decides.
-
-    Attributes
-    ----------
-    window : tuple of slice
-        Rows and columns that the network sees.
-    owned : tuple of slice
-        Rows and columns of the slice for which this tile's prediction counts.
-    inner : tuple of slice
-        The owned part in the tile's own coordinates.
-    """
-
-    window: tuple[slice, slice]
-    owned: tuple[slice, slice]
-    inner: tuple[slice, slice]
-
-
-def _intervals(length: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
-    """Start of each tile along one axis, with the begin and end of what it owns."""
-    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
-    starts = [round(position) for position in np.linspace(0, length - tile, count)]
-    # Neighbours share their overlap half and half: context on both sides of every pixel.
-    cuts = [(left + tile + right) // 2 for left, right in itertools.pairwise(starts)]
-    return list(zip(starts, [0, *cuts], [*cuts, length], strict=True))
-
-
-def tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
-    """Tiles of `tile` x `tile` px that cover a slice, each pixel owned by exactly one.
-
-    Parameters
-    ----------
-    height, width : int
-        Size of the slice in pixels, at least `tile` each.
-    tile, overlap : int
-        Side of the tiles, and the least overlap of neighbours, in pixels.
-
-    Raises
-    ------
-    ValueError
-        If the slice is smaller than a tile, or the overlap is not smaller than the tile.
-
-    Examples
-    --------
-    >>> [part.owned[1] for part in tiles(128, 200, tile=128, overlap=32)]
-    [slice(0, 100, None), slice(100, 200, None)]
-    """
-    if min(height, width) < tile or not 0 <= overlap < tile:
-        raise ValueError(
-            f"Cannot tile a slice of {height} x {width} px with tiles of {tile} px that overlap "
-            f"by {overlap} px: the slice must be at least as large, the overlap smaller."
-        )
-    return [
-        Tile(
-            window=(slice(top, top + tile), slice(left, left + tile)),
-            owned=(slice(row, row_end), slice(column, column_end)),
-            inner=(slice(row - top, row_end - top), slice(column - left, column_end - left)),
-        )
-        for top, row, row_end in _intervals(height, tile, overlap)
-        for left, column, column_end in _intervals(width, tile, overlap)
-    ]

@@ -1,6 +1,7 @@
-"""What the figures show: outlines, scale bars, grey scales, lines."""
+"""What the figures show: outlines, scale bars, grey scales, lines; tables; source."""
 
 import io
+import re
 from types import SimpleNamespace
 
 import matplotlib
@@ -11,10 +12,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from IPython.core.formatters import PNGFormatter
+from IPython.core.formatters import PNGFormatter, SVGFormatter
+from matplotlib_scalebar.scalebar import ScaleBar
 from PIL import Image
 
-from synthseg import figures
+from synthseg import figures, notebook
 
 
 @pytest.fixture(autouse=True)
@@ -25,87 +27,98 @@ def default_settings():
     assert plt.get_fignums() == []  # else a notebook would show the figure twice
 
 
+@pytest.fixture
+def formatters(monkeypatch):
+    """What a notebook would use to store figures."""
+    found = {"image/png": PNGFormatter(), "image/svg+xml": SVGFormatter()}
+    shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters=found))
+    monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
+    figures.style()
+    return found
+
+
+def picture_of(figure, formatters):
+    """RGB values of the picture that a notebook shows of a figure, and its shown width."""
+    content, shown = formatters["image/png"](figure)
+    picture = Image.open(io.BytesIO(content))
+    assert picture.mode == "P"  # a byte for each pixel
+    return np.asarray(picture.convert("RGB")).astype(int), shown["width"]
+
+
 def lines_of(figure):
     return {line.get_label(): line for axes in figure.axes for line in axes.lines}
 
 
-def test_grid_outlines_follow_the_mask():
+def test_outlines_follow_mask_and_prediction():
     image = np.full((20, 30, 1), 128, dtype=np.uint8)
     mask = np.zeros((20, 30, 1), dtype=np.uint8)
     mask[5:10, 8:20] = 1
-    figure = figures.image_grid([[image]], masks=[[mask]])
-    figure.canvas.draw()
-    (axes,) = figure.axes
-    (outline,) = axes.lines
+    figure = figures.image_grid([[image]], masks=[[mask]], predictions=[[mask[::-1]]])
+    outline, predicted = figure.axes[0].lines
     points = outline.get_xydata()
     np.testing.assert_allclose(points.min(axis=0), [7.5, 4.5])
     np.testing.assert_allclose(points.max(axis=0), [19.5, 9.5])
     np.testing.assert_array_equal(points[0], points[-1])
+    np.testing.assert_allclose(predicted.get_xydata().min(axis=0), [7.5, 9.5])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == ["mask", "prediction"]
+    colours = [line.get_color() for line in legend.legend_handles]
+    assert colours == [outline.get_color(), predicted.get_color()]
 
 
-def test_grid_outline_of_an_object_at_the_border_is_closed():
-    image = np.zeros((10, 10), dtype=np.float32)
-    mask = np.zeros((10, 10))
-    mask[:3, :3] = 1
-    (axes,) = figures.image_grid([[image]], masks=[[mask]]).axes
-    (outline,) = axes.lines
-    np.testing.assert_array_equal(*outline.get_xydata()[[0, -1]])
-    assert axes.get_xlim() == (-0.5, 9.5)
-    assert axes.get_ylim() == (9.5, -0.5)
-
-
-def picture_of(figure, monkeypatch):
-    """RGB values of the picture that a notebook shows of a figure."""
-    formatter = PNGFormatter()
-    shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters={"image/png": formatter}))
-    monkeypatch.setattr(figures, "get_ipython", lambda: shell)
-    figures.style()
-    picture = Image.open(io.BytesIO(formatter(figure)))
-    assert picture.mode == "P"  # a byte for each pixel
-    return np.asarray(picture.convert("RGB")).astype(int)
-
-
-@pytest.mark.parametrize(("side", "zoom"), [(128, 1), (64, 3)])
-def test_notebook_picture_draws_each_pixel_of_a_crop_once_and_equally_large(
-    side, zoom, monkeypatch
-):
-    rng = np.random.default_rng(0)
-    crops = rng.integers(0, 256, (5, side, side), dtype=np.uint8)
+@pytest.mark.parametrize(("side", "count", "zoom"), [(128, 7, 1), (64, 5, 3)])
+def test_picture_draws_each_pixel_of_a_crop_equally_large(side, count, zoom, formatters):
+    crops = np.random.default_rng(0).integers(0, 256, (count, side, side), dtype=np.uint8)
     figure = figures.image_grid(
-        [crops, crops[::-1]], titles=list("abcde"), row_labels=["a\nb", "c"]
+        [crops, crops[::-1]], titles=list("abcdefg")[:count], row_labels=["a\nb", "c"]
     )
-    grey = picture_of(figure, monkeypatch).mean(axis=2)
+    picture, width = picture_of(figure, formatters)
+    assert picture.shape[1] > 1.4 * width  # sharp on dense screens
+    assert width < 700
+    grey = picture.mean(axis=2)
     expected = crops[2].repeat(zoom, axis=0).repeat(zoom, axis=1)
     windows = np.lib.stride_tricks.sliding_window_view(grey, expected[:2].shape)
     errors = [np.abs(row - expected[:2]).mean(axis=(1, 2)).min() for row in windows]
     top = int(np.argmin(errors))
     assert errors[top] < 4  # of 256; a shift by one pixel has 85
-    for row in range(0, side * zoom, 7):
-        at_row = np.abs(windows[top + row - row % 2] - expected[row - row % 2 :][:2])
+    for row in range(0, side * zoom - 1, 14):
+        at_row = np.abs(windows[top + row] - expected[row : row + 2])
         assert at_row.mean(axis=(1, 2)).min() < 4
 
 
-def test_notebook_picture_keeps_the_colour_of_thin_outlines(monkeypatch):
-    rng = np.random.default_rng(0)
-    crops = rng.normal(0, 0.3, (7, 128, 128)).clip(-1, 1)
+def test_picture_keeps_the_colour_of_thin_outlines(formatters):
+    crops = np.random.default_rng(0).normal(0, 0.3, (7, 128, 128)).clip(-1, 1)
     masks = np.zeros((7, 128, 128))
     masks[3, 40:60, 40:60] = 1
-    picture = picture_of(figures.image_grid([crops], masks=[masks]), monkeypatch)
+    picture, _ = picture_of(figures.image_grid([crops], masks=[masks]), formatters)
     orange = picture[..., 0] - picture[..., 2] > 60
-    assert orange.sum() >= 4 * 20  # an outline is wider than a pixel, hence mixed with grey
+    assert orange.sum() >= 4 * 20
 
 
-def test_grid_makes_wide_images_smaller_without_aliasing(monkeypatch):
+def test_wide_images_are_made_smaller_without_aliasing(formatters):
     stripes = np.zeros((300, 1024), np.uint8)
     stripes[:, ::2] = 255  # far too fine for a panel of a third of the page
-    figure = figures.image_grid([[stripes] * 3])
-    picture = picture_of(figure, monkeypatch)
-    assert picture.shape[1] <= 1100
+    picture, _ = picture_of(figures.image_grid([[stripes] * 3]), formatters)
+    assert picture.shape[1] <= 1320
     middle = picture[picture.shape[0] // 2, 40:300]
     assert np.abs(middle - 127.5).max() < 30
 
 
-def test_grid_layout_titles_and_labels():
+def test_plots_are_stored_as_the_same_svg_each_time_and_micrographs_are_not(formatters):
+    def stored():
+        figure, axes = figures.subplots()
+        axes.plot([1, 2], label="a line")
+        axes.legend()
+        return formatters["image/svg+xml"](figure)
+
+    (first, shown), second = stored(), stored()
+    assert (first, shown) == second
+    assert 500 < shown["width"] < 700
+    assert "<dc:date>" not in first
+    assert formatters["image/svg+xml"](figures.image_grid([[np.zeros((8, 8))]])) is None
+
+
+def test_grid_titles_and_labels():
     batch = np.zeros((3, 8, 8, 1), dtype=np.float32)
     figure = figures.image_grid(
         [batch, batch[:2]],
@@ -113,7 +126,6 @@ def test_grid_layout_titles_and_labels():
         titles=["a", "b", "c"],
         row_labels=["real", "generated"],
     )
-    figure.canvas.draw()
     assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b", "c"]
     assert [figure.axes[index].get_ylabel() for index in (0, 3)] == ["real", "generated"]
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 1, 1, 0]
@@ -125,39 +137,32 @@ def test_grid_layout_titles_and_labels():
     [
         (np.array([[10, 200]], dtype=np.uint8), (0, 255)),
         (np.array([[-0.2, 0.1]], dtype=np.float32), (-1, 1)),
-        (np.array([[0, 1]], dtype=np.uint8), (0, 1)),
         (np.array([[0, 1]], dtype=np.float32), (0, 1)),
         (np.array([[False, True]]), (0, 1)),
     ],
 )
-def test_grid_grey_scale_is_fixed(image, limits):
+def test_grey_scale_is_fixed(image, limits):
     (axes,) = figures.image_grid([[image]]).axes
     assert axes.images[0].get_clim() == limits
 
 
-@pytest.mark.parametrize(
-    ("width", "nm_per_pixel", "label", "pixels"),
-    [(128, 12.5, "500 nm", 40), (1024, 5, "1 µm", 200), (300, 1, "100 nm", 100)],
-)
-def test_grid_scale_bar(width, nm_per_pixel, label, pixels):
-    image = np.zeros((64, width), dtype=np.float32)
-    figure = figures.image_grid([[image, image], [image, image]], nm_per_pixel=nm_per_pixel)
-    figure.canvas.draw()
-    assert [len(axes.lines) for axes in figure.axes] == [1, 0, 1, 0]
-    (bar,) = figure.axes[0].lines
-    assert bar.get_label() == label == figure.axes[0].texts[0].get_text()
-    assert np.ptp(bar.get_xdata()) == pytest.approx(pixels)
+def test_scale_bar_in_the_first_image_of_each_row():
+    image = np.zeros((64, 128), dtype=np.float32)
+    figure = figures.image_grid([[image, image], [image, image]], nm_per_pixel=12.5)
+    figure.draw_without_rendering()
+    bars = [
+        [artist for artist in axes.artists if isinstance(artist, ScaleBar)] for axes in figure.axes
+    ]
+    assert [len(found) for found in bars] == [1, 0, 1, 0]
+    assert bars[0][0].info.scale_text.replace("\u2009", " ") == "500 nm"
+    assert bars[0][0].info.length_px == pytest.approx(40)
 
 
 def test_grid_refuses_what_does_not_match():
     image = np.zeros((8, 8), dtype=np.float32)
-    with pytest.raises(ValueError, match="at least one row"):
-        figures.image_grid([])
-    with pytest.raises(ValueError, match="titles has 1 entries, but the grid needs 2"):
-        figures.image_grid([[image, image]], titles=["a"])
-    with pytest.raises(ValueError, match="nm_per_pixel"):
-        figures.image_grid([[image]], nm_per_pixel=0)
     for arguments, message in (
+        (([],), "at least one row"),
+        (([[image, image]], None, None, ["a"]), "titles has 1 entries, but the grid needs 2"),
         (([[image]], [[image[:4]]]), "mask has the shape"),
         (([[image]], [[image, image]]), "2 masks"),
         (([[image[np.newaxis]]],), "An image must have"),
@@ -172,10 +177,11 @@ def test_curves_of_one_run():
     lines = lines_of(figure)
     assert set(lines) == {"training", "validation"}
     np.testing.assert_array_equal(lines["training"].get_xydata(), [[0, 3], [1, 2], [2, 1]])
-    styles = {(line.get_color(), line.get_linestyle()) for line in lines.values()}
-    assert len(styles) == 2
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines.values()}) == 2
     assert figure.axes[0].get_xlabel() == "epoch"
     assert figure.axes[0].get_ylabel() == "BCE"
+    with pytest.raises(ValueError, match="no column dice; it has epoch, loss, val_loss"):
+        figures.curves(history, ["dice"])
 
 
 def test_curves_of_several_runs_show_their_mean():
@@ -188,52 +194,82 @@ def test_curves_of_several_runs_show_their_mean():
     assert axes.get_xlabel() == "steps"
 
 
-def test_curves_refuse_a_missing_column():
-    with pytest.raises(ValueError, match="no column dice; it has epoch, loss"):
-        figures.curves(pd.DataFrame({"epoch": [0], "loss": [1]}), ["dice"])
-    with pytest.raises(ValueError, match="at least one"):
-        figures.curves([], ["dice"])
-
-
 def test_spectrum_plot():
-    frequencies = np.linspace(0, 0.5, 6)
     power = np.array([100.0, 5, 4, 3, 2, 1])
     figure = figures.spectrum_plot(
-        frequencies, {"real": power, "generated": 2 * power}, nm_per_pixel=12.5, periods=(2, 4)
+        np.linspace(0, 0.5, 6),
+        {"real": power, "generated": 2 * power},
+        nm_per_pixel=12.5,
+        periods=(2, 4),
     )
-    figure.canvas.draw()
-    lines = lines_of(figure)
-    np.testing.assert_array_equal(lines["generated"].get_ydata(), 2 * power[1:])
-    assert [text.get_text() for text in figure.axes[0].texts] == ["2 px", "4 px"]
+    np.testing.assert_array_equal(lines_of(figure)["generated"].get_ydata(), 2 * power[1:])
     (period_axis,) = figure.axes[0].child_axes
-    assert period_axis.get_xlabel() == "period (nm)"
     np.testing.assert_allclose(period_axis.get_xticks(), [0.5, 0.25])
     assert [label.get_text() for label in period_axis.get_xticklabels()] == ["25", "50"]
 
 
-def test_spectrum_plot_refuses_other_lengths():
-    with pytest.raises(ValueError, match="'real' has the shape"):
-        figures.spectrum_plot(np.arange(4), {"real": np.ones(5)})
-    with pytest.raises(ValueError, match="at least one"):
-        figures.spectrum_plot(np.arange(4), {})
+FRAME = pd.DataFrame(
+    {
+        "arm": ["A0", "A1 & <more>, " + "a long text " * 20],
+        "test_dice": [0.78123, np.nan],
+        "difference": [-0.0002, -0.0312],
+        "frechet": [238.817264, 12.34],
+        "steps": [3200, 250],
+        "settings": [0.0003, True],
+    }
+)
 
 
-def test_palette_differs_in_hue_and_in_grey():
-    colours = np.array([matplotlib.colors.to_rgb(colour) for colour in figures.PALETTE])
-    assert len(set(figures.PALETTE)) == len(figures.PALETTE)
-    assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == list(figures.PALETTE)
-    assert (colours.mean(axis=1) < 0.75).all()  # all visible on white
+def test_table_cells():
+    shown = figures.table(FRAME, {"arm": "Arm", "test_dice": "Test Dice"})
+    assert shown.heads == ["Arm", "Test Dice", "difference", "frechet", "steps", "settings"]
+    assert shown.rows[0] == ("A0", "0.781", "0.000", "238.8", "3200", "0.0003")
+    assert shown.rows[1][1:] == ("–", "−0.031", "12.3", "250", "yes")
+    assert shown.rows[1][0] == FRAME["arm"][1]
+    digits = figures.table(FRAME, digits={"frechet": 0, "difference": 4})
+    assert digits.rows[0][1:4] == ("0.781", "−0.0002", "239")
 
 
-def test_show_source_shows_the_code_that_runs(monkeypatch):
-    pytest.importorskip("IPython")
+def test_table_as_html_markdown_and_text():
+    shown = figures.table(FRAME, caption="Arms")
+    page = shown._repr_html_()
+    assert "<caption>Arms</caption>" in page
+    assert "A1 &amp; &lt;more&gt;" in page
+    assert page.count('scope="col"') == 6
+    assert page.count('scope="row"') == 2
+    assert '<td style="text-align: right">238.8</td>' in page
+    assert len({line.count("|") for line in shown._repr_markdown_().splitlines()}) == 1
+    head, first, *_ = repr(shown).splitlines()[1:]
+    assert re.search(r"A0 +0\.781 +0\.000 +238\.8 +3200 +0\.0003$", first)
+    assert head.index("test_dice") + len("test_dice") == first.index("0.781") + len("0.781")
+
+
+class Documented:
+    """A class.
+
+    Its second paragraph is left out.
+    """
+
+    def double(self, number):
+        """Twice the number.
+
+        Parameters
+        ----------
+        number : float
+        """
+        # A comment stays.
+        return 2 * number
+
+
+def test_source_is_shown_with_the_first_lines_of_docstrings(monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    figures.show_source(figures._subplots, figures._plane)
-    assert [code.data.splitlines()[0].split("(")[0] for code in shown] == [
-        "def _subplots",
-        "def _plane",
-    ]
-    assert shown[0].data.endswith("\n    return figure, axes\n")
-    assert shown[0].language == "python"
-    assert "highlight" in shown[0]._repr_html_()
+    monkeypatch.setattr(notebook, "display", shown.append)
+    figures.show_source(Documented, Documented.double)
+    whole, method = (markdown.data for markdown in shown)
+    assert method == (
+        '```python\ndef double(self, number):\n    """Twice the number."""\n'
+        "    # A comment stays.\n    return 2 * number\n```"
+    )
+    assert '    """A class."""\n\n    def double' in whole
+    assert "paragraph" not in whole
+    assert "Parameters" not in whole

@@ -102,25 +102,6 @@ def truncate(data: bytearray, rng: np.random.Generator) -> None:
     del data[rng.integers(0, len(data)) :]
 
 
-def remove(data: bytearray, rng: np.random.Generator) -> None:
-    start = rng.integers(0, len(data))
-    del data[start : start + rng.integers(1, 64)]
-
-
-def insert(data: bytearray, rng: np.random.Generator) -> None:
-    start = rng.integers(0, len(data) + 1)
-    data[start:start] = rng.bytes(rng.integers(1, 64))
-
-
-def swap(data: bytearray, rng: np.random.Generator) -> None:
-    size = int(rng.integers(1, max(2, len(data) // 4)))
-    one, two = rng.integers(0, max(1, len(data) - size), 2)
-    data[one : one + size], data[two : two + size] = (
-        data[two : two + size],
-        data[one : one + size],
-    )
-
-
 def overwrite(data: bytearray, rng: np.random.Generator) -> None:
     """An extreme number, mostly near the beginning, where headers are."""
     size = int(rng.choice([1, 2, 4, 8]))
@@ -151,7 +132,7 @@ def header(data: bytearray, rng: np.random.Generator) -> None:
         data[first + start : first + start + length] = number(rng, length, order)
 
 
-MUTATIONS = (flip, truncate, remove, insert, swap, overwrite, overwrite, header, header, header)
+MUTATIONS = (flip, truncate, overwrite, header)
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:

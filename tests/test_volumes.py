@@ -46,10 +46,6 @@ def write_pair(folder, image, mask):
     return str(folder)
 
 
-def rejoined(dataset: Dataset) -> np.ndarray:
-    return np.concatenate([dataset.train.image, dataset.validation.image, dataset.test.image])
-
-
 # --- Volume and Dataset -----------------------------------------------------------------------
 
 
@@ -96,6 +92,40 @@ def test_slices_count_as_python_does_and_say_so_in_the_name():
     np.testing.assert_array_equal(inner.image, volume.image[5:9])
     with pytest.raises(DataError, match="em has 20 slices, none of them in 20:30"):
         volume.slices(20, 30)
+
+
+@pytest.mark.parametrize(
+    ("part", "box", "name"),
+    [
+        ("", np.s_[:], "em"),
+        ("2:9", np.s_[2:9], "em[2:9]"),
+        ("2:9,1:12,0:7", np.s_[2:9, 1:12, 0:7], "em[2:9][1:12,0:7]"),
+        (" 0:20, 0:12, 15:16", np.s_[:, :, 15:], "em[0:20][0:12,15:16]"),
+    ],
+)
+def test_cut(part, box, name):
+    volume = Volume.create(*example(), 5, "em")
+    chosen = volume.cut(part)
+    np.testing.assert_array_equal(chosen.image, volume.image[box])
+    np.testing.assert_array_equal(chosen.mask, volume.mask[box])
+    assert (chosen.name, chosen.stack, chosen.nm_per_pixel) == (name, "em", 5)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("0:21", "part='0:21': 0:21 along z must lie within 0:20, the size of em"),
+        ("3:3", "3:3 along z must lie within 0:20, the size of em, and hold at least one"),
+        ("0:5,0:12,9:17", "9:17 along x must lie within 0:16"),
+        ("0:5,0:12", "part='0:5,0:12' must be z0:z1 or z0:z1,y0:y1,x0:x1, or empty"),
+        ("-5:9", "must be z0:z1"),
+        ("all", "must be z0:z1"),
+        ("5", "must be z0:z1"),
+    ],
+)
+def test_cut_refuses(part, message):
+    with pytest.raises(DataError, match=message):
+        Volume.create(*example(), 5, "em").cut(part)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +196,7 @@ def small_epfl(tmp_path, monkeypatch):
         mask[:, 0, seed] = 1  # the halves differ
         write_tiff(folder / f"{half}.tif", image)
         write_tiff(folder / f"{half}_groundtruth.tif", mask * 255)
-        first_masks[f"{half}_groundtruth.tif"] = epfl._hash(mask[0] * 255)
+        first_masks[f"{half}_groundtruth.tif"] = epfl.digest(mask[0] * 255)
     monkeypatch.setattr(epfl, "SHAPE", SHAPE)
     monkeypatch.setattr(epfl, "FIRST_MASK", first_masks)
     monkeypatch.setattr(epfl, "BYTES", (folder / "training.tif").stat().st_size)
@@ -189,7 +219,7 @@ def test_an_epfl_folder_is_used_as_it_is(small_epfl):
 
 
 def test_a_recovered_copy_is_declared(small_epfl, monkeypatch):
-    first_image = epfl._hash(example()[0][0])
+    first_image = epfl.digest(example()[0][0])
     monkeypatch.setattr(epfl, "RECOVERED_FIRST_IMAGE", first_image)
     assert "recovered from a public mirror" in load(str(small_epfl)).provenance
 

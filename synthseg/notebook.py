@@ -1,0 +1,204 @@
+"""What a notebook stores of a cell: pictures, tables for people, and the module's source."""
+
+import ast
+import html
+import inspect
+import io
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython import get_ipython
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+MISSING = "–"
+_SCREEN = 100  # pixels of a page to an inch of a figure
+_GREYS = 32  # levels of grey in pictures
+_COLOURS = 128  # further colours in them, at most
+
+
+def store_pictures() -> None:
+    """Let a notebook store plots as SVG (and PNG, for the PDF book) and micrographs as PNG.
+
+    The PNG pictures have few colours: electron micrographs are full of noise, and its last bits
+    would make the greater part of a notebook's size.
+    """
+    shell = get_ipython()
+    if shell is not None:
+        # Loads the notebook's backend, which sets a formatter of its own; the later one counts.
+        plt.switch_backend(plt.get_backend())
+        formatters = shell.display_formatter.formatters
+        formatters["image/png"].for_type(Figure, _png)
+        formatters["image/svg+xml"].for_type(Figure, _svg)
+
+
+def _svg(figure: Figure) -> tuple[str, dict[str, int]] | None:
+    """SVG of a plot, and how wide to show it; none of a figure that holds images."""
+    if any(axes.images for axes in figure.axes):
+        return None
+    stream = io.StringIO()
+    nameless = {"Date": None, "Creator": None}  # the same data gives the same file
+    figure.savefig(stream, format="svg", bbox_inches="tight", metadata=nameless)
+    return stream.getvalue(), {"width": round(figure.get_tightbbox().width * _SCREEN)}
+
+
+def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
+    """PNG of few colours, as large as needed, and how wide to show it."""
+    figure.draw_without_rendering()  # now labels have their places
+    dpi, margin = figure.dpi, 4
+    box = figure.get_tightbbox()
+    # Whole pixels, else those of the images would be shifted or doubled.
+    low = np.floor(np.multiply(box.min, dpi)) - margin
+    high = np.ceil(np.multiply(box.max, dpi)) + margin
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, bbox_inches=Bbox([low / dpi, high / dpi]))
+    picture = Image.open(stream).convert("RGB")
+    # An octree keeps rare colours, such as those of outlines, but few greys: these are rounded.
+    octree = picture.quantize(_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    values, full = np.array(octree.convert("RGB")), np.asarray(picture)
+    is_grey = np.ptp(full, axis=2) < 8
+    step = 255 / (_GREYS - 1)
+    values[is_grey] = (full[is_grey].mean(axis=1, keepdims=True) / step).round() * step
+    codes, index = np.unique(values @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
+    indexed = Image.fromarray(index.reshape(values.shape[:2]).astype(np.uint8)).convert("P")
+    indexed.putpalette(b"".join(int(code).to_bytes(3, "big") for code in codes))
+    smaller = io.BytesIO()
+    indexed.save(smaller, "png", optimize=True)
+    return smaller.getvalue(), {"width": round(box.width * _SCREEN)}
+
+
+class Table:
+    """Cells as text, shown by a notebook as HTML, in the PDF book as Markdown, else as text."""
+
+    def __init__(self, heads: list[str], columns: list[list[str]], right: list[bool], caption: str):
+        self.heads, self.columns, self.right, self.caption = heads, columns, right, caption
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of each row."""
+        return list(zip(*self.columns, strict=True))
+
+    def _repr_html_(self) -> str:
+        def cell(tag: str, text: str, right: bool) -> str:
+            align = "right" if right else "left"
+            return f'<{tag} style="text-align: {align}">{html.escape(text)}</{tag.split()[0]}>'
+
+        heads = "".join(map(cell, ['th scope="col"'] * len(self.heads), self.heads, self.right))
+        # The first column names its row.
+        tags = ['th scope="row"'] + ["td"] * (len(self.heads) - 1)
+        rows = "\n".join(
+            f"<tr>{''.join(map(cell, tags, row, self.right))}</tr>" for row in self.rows
+        )
+        caption = f"<caption>{html.escape(self.caption)}</caption>\n" if self.caption else ""
+        label = html.escape(self.caption or f"Table: {', '.join(self.heads)}")
+        # Reached by the keyboard, since it scrolls where the page is narrow.
+        return (
+            f'<div class="synthseg-table" role="group" tabindex="0" aria-label="{label}">\n'
+            f'<table class="dataframe">\n{caption}<thead>\n<tr>{heads}</tr>\n</thead>\n'
+            f"<tbody>\n{rows}\n</tbody>\n</table>\n</div>"
+        )
+
+    def _repr_markdown_(self) -> str:
+        marks = ["---:" if right else "---" for right in self.right]
+        lines = [self.heads, marks, *self.rows]
+        return "\n".join(
+            "| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines
+        )
+
+    def __repr__(self) -> str:
+        widths = [
+            max(map(len, [head, *column]))
+            for head, column in zip(self.heads, self.columns, strict=True)
+        ]
+        lines = [
+            "  ".join(
+                text.rjust(width) if right else text.ljust(width)
+                for text, width, right in zip(line, widths, self.right, strict=True)
+            ).rstrip()
+            for line in [self.heads, *self.rows]
+        ]
+        return "\n".join([*([self.caption] if self.caption else []), *lines])
+
+
+def table(
+    frame: pd.DataFrame,
+    names: Mapping[str, str] | None = None,
+    digits: int | Mapping[str, int] = 3,
+    caption: str = "",
+) -> Table:
+    """What a cell shows of a table: human heads, sensible digits, no index, no text cut.
+
+    `names` maps columns to heads. `digits` are the decimals of numbers below 10, one fewer for
+    each further place in front of the point (0.873, 23.88, 238.8); a mapping from columns says
+    the decimals outright. Missing values are shown as a dash.
+    """
+    heads, columns, right = [], [], []
+    for name, values in frame.items():
+        column = str(name)
+        heads.append((names or {}).get(column, column))
+        decimals = digits.get(column) if isinstance(digits, Mapping) else None
+        if decimals is None:
+            decimals = _decimals(values, 3 if isinstance(digits, Mapping) else digits)
+        columns.append([_text(value, decimals) for value in values])
+        right.append(_is_numeric(values))
+    return Table(heads, columns, right, caption)
+
+
+def _is_numeric(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _decimals(values: pd.Series, digits: int) -> int | None:
+    """Decimals of a column of numbers; None for a column of several kinds of values."""
+    if not _is_numeric(values):
+        return None
+    found = values.dropna().abs()
+    found = found[found < math.inf]
+    if found.empty or (found % 1 == 0).all():
+        return 0
+    return max(0, digits - int(math.log10(max(1, found.max()))))
+
+
+def _text(value: Any, decimals: int | None) -> str:
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return MISSING
+    if isinstance(value, str):
+        return value
+    if pd.api.types.is_bool(value):
+        return "yes" if value else "no"
+    if not pd.api.types.is_number(value):
+        return str(value)
+    text = f"{value:g}" if decimals is None else f"{value:.{decimals}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", "−")
+
+
+def show_source(*objects: Callable | type) -> None:
+    """Show functions or classes of the module below a cell: signature and code.
+
+    Docstrings are cut to their first lines.
+    """
+    for shown in objects:
+        display(Markdown(f"```python\n{_short_source(shown)}```"))
+
+
+def _short_source(shown: Callable | type) -> str:
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(shown)))
+    lines = source.splitlines(keepends=True)
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    for node in sorted(nodes, key=lambda node: -node.lineno):  # from below, so that numbers stay
+        text = ast.get_docstring(node)
+        if text:
+            first, last = node.body[0].lineno - 1, node.body[0].end_lineno
+            indent = " " * node.body[0].col_offset
+            lines[first:last] = [f'{indent}"""{text.splitlines()[0]}"""\n']
+    return "".join(lines)
