@@ -12,8 +12,8 @@ DATA ?=
 CHAPTERS ?=
 # name=value pairs
 SET ?=
-# chapters side by side
-JOBS ?= 1
+# chapters side by side, each with its share of the cores and up to 4 GB of memory
+JOBS ?= 2
 # what `make bench` measures; empty: everything
 NAMES ?=
 
@@ -31,11 +31,11 @@ run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET JOBS) and build th
 		$(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 	$(BIN)/synthseg book --profile '$(PROFILE)'
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## run the tests, two files at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: $(READY)  ## run the tests that take minutes, too: 20 kills of each trainer and the like
-	$(BIN)/python -m pytest -m 'long or not long'
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'long or not long'
 
 bench: $(READY)  ## measure the module against its peers (NAMES); an hour on two cores
 	@$(BIN)/python -c 'import psutil, torch, importlib.metadata as m; m.version("torch-fidelity")' \

@@ -18,39 +18,19 @@ import psutil
 
 from synthseg import keys
 from synthseg.parameters import Scalar
-from synthseg.project import (
-    ChapterError,
-    chapter_name,
-    project_root,
-    read_json,
-    show_path,
-    write_json,
-)
+from synthseg.project import ChapterError, project_root, read_json, show_path, write_json
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run that was asked for.
+    """One run that was asked for: its inputs are folders of runs, the fingerprint is of its data.
 
-    Attributes
-    ----------
-    chapter : int or str
-        Chapter number, or name of a notebook in ``workflow/``.
-    folder : Path
-        Folder of the run.
-    parameters : dict
-        All parameters of the chapter.
-    key : str
-        Key of the run.
-    inputs : tuple of Path
-        Folders of the runs that it uses.
-    fingerprint : str
-        Fingerprint of the data.
+    The chapter is a number, or the name of a notebook in ``workflow/``.
     """
 
     chapter: int | str
     folder: Path
-    parameters: dict[str, Scalar]
+    parameters: Mapping[str, Scalar]
     key: str
     inputs: tuple[Path, ...]
     fingerprint: str
@@ -83,18 +63,11 @@ def make_plan(chosen: Iterable[tuple[int | str, Mapping[str, Scalar]]]) -> list[
         if source not in datasets:
             datasets[source] = keys.load_data(parameters)
         keys.cut(datasets[source], parameters)
-        data, used, folders = datasets[source].fingerprint, {}, []
-        for name in keys.input_chapters(chapter, parameters):
-            folder = keys.input_folder(name, parameters)
-            if folder in planned:
-                used[chapter_name(planned[folder].chapter)] = planned[folder].key
-            else:
-                card = keys.read_input(name, parameters, data)
-                used[card["chapter"]] = card["key"]
-            folders.append(folder)
-        key = keys.run_key(chapter, parameters, used, data)
+        data, known = datasets[source].fingerprint, {f: job.key for f, job in planned.items()}
+        inputs, used = keys.find_inputs(parameters, data, known)
         folder = keys.run_folder(chapter, parameters)
-        planned[folder] = Job(chapter, folder, dict(parameters), key, tuple(folders), data)
+        key = keys.run_key(chapter, parameters, used, data)
+        planned[folder] = Job(chapter, folder, parameters, key, tuple(inputs.values()), data)
     return list(planned.values())
 
 
@@ -110,38 +83,23 @@ class Progress:
     seconds: float = 0.0
 
 
+Show = Callable[[Job, Progress], None]
+
+
 def execute(
     jobs: list[Job],
     base: Path,
-    show: Callable[[Job, Progress], None],
+    show: Show,
     *,
     side_by_side: int = 1,
     force: bool = False,
     executor: str | None = None,
 ) -> None:
-    """Execute the jobs that are not finished, in one folder that holds the folders of their keys.
+    """Execute the jobs that are not finished, side by side if wanted; they share the cores.
 
-    Parameters
-    ----------
-    jobs : list of Job
-        A plan, by :func:`make_plan`.
-    base : Path
-        Gets ``plan.json`` and ``snakemake.log``. Nobody else may run a plan there meanwhile.
-    show : callable
-        Is told several times a second where each job stands.
-    side_by_side : int
-        Number of jobs at a time; they share the cores.
-    force : bool
-        Set finished and begun runs aside, and start anew.
-    executor : str, optional
-        Snakemake's executor plugin for a cluster, in place of this machine.
-
-    Raises
-    ------
-    ChapterError
-        If a job fails.
-    RunError
-        If another process is at work there.
+    The folder `base` holds those of their runs; nobody else may run a plan there meanwhile. `show`
+    is told several times a second where each job stands. With `force`, finished and begun runs are
+    set aside. `executor` is Snakemake's plugin for a cluster. Raises a ChapterError if a job fails.
     """
     keys.hold(base, wait=0.1)
     try:
@@ -154,10 +112,9 @@ def execute(
                 keys.hold(job.folder)
                 keys.set_aside(job.folder)
                 keys.release(job.folder)
-        for job in jobs:
-            if job not in waiting:
-                (job.folder / "card.json").touch()  # a book is built from the latest run
-                show(job, Progress("unchanged"))
+        for job in (job for job in jobs if job not in waiting):
+            (job.folder / "card.json").touch()  # a book is built from the latest run
+            show(job, Progress("unchanged", part=1.0))
         if waiting:
             _write_plan(waiting, base)
             _snakemake(waiting, base, show, side_by_side, executor)
@@ -181,11 +138,7 @@ def _write_plan(jobs: list[Job], base: Path) -> None:
 
 
 def _snakemake(
-    jobs: list[Job],
-    base: Path,
-    show: Callable[[Job, Progress], None],
-    side_by_side: int,
-    executor: str | None,
+    jobs: list[Job], base: Path, show: Show, side_by_side: int, executor: str | None
 ) -> None:
     """Run Snakemake, watch the jobs' status files, and say why the first one failed."""
     command = [sys.executable, "-m", "snakemake", "--directory", str(base), "--nolock"]
@@ -225,19 +178,18 @@ def _snakemake(
         raise ChapterError(f"Snakemake stopped; all that it said is in {show_path(log)}.")
 
 
-def _look(jobs: list[Job], show: Callable[[Job, Progress], None]) -> list[str]:
+def _look(jobs: list[Job], show: Show) -> list[str]:
     """Show where the jobs stand by what they wrote; returns why some failed."""
     failures = []
     for job in jobs:
         status = read_json(keys.status(job.folder))
-        if not status:
-            show(job, Progress())
-            continue
-        seconds = status.get("ended", time.time()) - status["begun"]
-        if "error" in status:
-            failures.append(status["error"])
-        state: State = "failed" if "error" in status else "done" if "ended" in status else "runs"
-        show(job, Progress(state, status.get("part", 0.0), seconds))
+        if status:
+            seconds = status.get("ended", time.time()) - status["begun"]
+            state: State = "done" if "ended" in status else "runs"
+            if "error" in status:
+                failures.append(status["error"])
+                state = "failed"
+            show(job, Progress(state, status.get("part", 0.0), seconds))
     return failures
 
 

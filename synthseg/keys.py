@@ -1,6 +1,7 @@
 """Keys: when two runs are the same run, where it lies, what it builds upon, and who is at it."""
 
 import ast
+import itertools
 import os
 import shlex
 import socket
@@ -103,19 +104,13 @@ def method_fingerprint(folder: Path = Path(__file__).parent) -> str:
 def run_key(
     chapter: int | str, parameters: Mapping[str, Scalar], inputs: Mapping[str, str], data: str
 ) -> str:
-    """Key of a run: where its files and inputs lie does not count, only what is in them.
+    """Key of a run: of its inputs the keys count, by chapter, and of the data the fingerprint.
 
-    `inputs` are the keys of the runs whose files it uses, by chapter, `data` is the fingerprint of
-    the data.
+    Where its files, inputs and data lie does not count.
     """
     counting = {k: v for k, v in parameters.items() if k not in ("folder", "data", *INPUTS)}
     code = [METHOD_VERSION, method_fingerprint(), chapter_code(chapter)]
     return sha256([code, counting, dict(inputs), data])
-
-
-def input_chapters(chapter: int | str, parameters: Mapping[str, Scalar]) -> dict[str, int]:
-    """The inputs of a chapter, by parameter, with the chapter that makes each."""
-    return {name: number for name, number in INPUTS.items() if name in parameters}
 
 
 def input_folder(name: str, parameters: Mapping[str, Scalar]) -> Path:
@@ -124,67 +119,77 @@ def input_folder(name: str, parameters: Mapping[str, Scalar]) -> Path:
     return project_root() / given if given else run_folder(INPUTS[name], parameters)
 
 
-def read_input(name: str, parameters: Mapping[str, Scalar], data: str) -> dict[str, Any]:
+def find_inputs(
+    parameters: Mapping[str, Scalar], data: str, planned: Mapping[Path, str]
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders of the runs that a run uses, by parameter, and their keys, by chapter.
+
+    `data` is the fingerprint of the data, `planned` has the keys of runs that are yet to be made.
+    """
+    folders, used = {}, {}
+    for name in (name for name in INPUTS if name in parameters):
+        folder = folders[name] = input_folder(name, parameters)
+        if folder in planned:
+            used[folder.name] = planned[folder]
+        else:
+            card = _read_input(name, parameters, data)
+            used[card["chapter"]] = card["key"]
+    return folders, used
+
+
+def _read_input(name: str, parameters: Mapping[str, Scalar], data: str) -> dict[str, Any]:
     """Card of the finished run that an input's parameter names; MissingRun if it does not fit."""
     folder = input_folder(name, parameters)
     card = read_json(folder / "card.json")
-    different = [
-        key
-        for key in ("crop", "size")
-        if card and card["parameters"].get(key) != parameters.get(key)
-    ]
+    made = card.get("parameters", {})
+    other = [key for key in ("crop", "size") if made.get(key) != parameters.get(key)]
     if not card:
         problem = "does not exist"
     elif not card["finished"]:
         problem = "is not finished"
     elif card["data"]["fingerprint"] != data:
         problem = f"was made from other data ({card['data']['name']})"
-    elif different:
-        problem = f"was made with {different[0]}={card['parameters'].get(different[0])}"
+    elif other:
+        problem = f"was made with {other[0]}={made.get(other[0])}"
     elif card["method_version"] != METHOD_VERSION:
         problem = "was made by another version of the method"
     else:
         return card
-    raise MissingRun(
-        f"The {name}'s run {show_path(folder)} {problem}: make it with  "
-        f"{_command(INPUTS[name], parameters)}"
-    )
+    command = _command(INPUTS[name], parameters)
+    raise MissingRun(f"The {name}'s run {show_path(folder)} {problem}: make it with  {command}")
 
 
 def _command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
     """Command that runs another chapter as this one is run."""
-    folder = str(parameters["folder"])
-    profile, name = Path(folder).name, chapter_name(chapter)
-    if folder == f"runs/{profile}" and (project_root() / "params" / f"{profile}.yaml").is_file():
+    given = {name: str(parameters[name]) for name in REQUIRED if parameters[name] is not None}
+    profile, name = Path(given["folder"]).name, chapter_name(chapter)
+    known = (project_root() / "params" / f"{profile}.yaml").is_file()
+    if known and given["folder"] == f"runs/{profile}":
         command = ["synthseg", "run", str(chapter), "--profile", profile]
-        command += ["--seed", str(parameters["seed"]), "--data", str(parameters["data"])]
-        if parameters["nm_per_pixel"] is not None:
-            command += ["--set", f"nm_per_pixel={parameters['nm_per_pixel']}"]
+        command += ["--seed", given["seed"], "--data", given["data"]]
+        if "nm_per_pixel" in given:
+            command += ["--set", f"nm_per_pixel={given['nm_per_pixel']}"]
     else:
         command = ["papermill", f"book/{name}.ipynb", f"{name}.ipynb"]
-        for key in REQUIRED:
-            if parameters[key] is not None:
-                command += ["-p", key, str(parameters[key])]
+        for parameter, value in given.items():
+            command += ["-p", parameter, value]
     return shlex.join(command)
 
 
-def set_aside(folder: Path, key: str | None = None) -> bool:
+def set_aside(folder: Path, key: str | None = None) -> None:
     """Rename the folder of an earlier run with another key than this, so that nothing is lost."""
     earlier = read_json(folder / "card.json").get("key")
     if earlier in (None, key):
-        return False
-    target, count = folder.with_name(f"{folder.name}.{earlier[:8]}"), 1
-    while target.exists():
-        count += 1
-        target = folder.with_name(f"{folder.name}.{earlier[:8]}-{count}")
-    folder.rename(target)
-    return True
+        return
+    name = f"{folder.name}.{earlier[:8]}"
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
 
 
 _held: dict[Path, FileLock] = {}  # by this process; the system frees them when it ends
 
 
-def hold(folder: Path, wait: float | None = None) -> None:
+def hold(folder: Path, wait: float = LOCK_WAIT) -> None:
     """Take the lock of a folder for this process, which may hold it already."""
     path = folder.with_name(f".{folder.name}.lock")
     if path in _held:
@@ -192,7 +197,7 @@ def hold(folder: Path, wait: float | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(path), path.with_name(f"{path.name}.json")
     try:
-        lock.acquire(timeout=LOCK_WAIT if wait is None else wait)
+        lock.acquire(timeout=wait)
     except Timeout as error:
         other = read_json(holder)
         raise RunError(
@@ -209,10 +214,7 @@ def release(folder: Path) -> None:
 
 
 def load_data(parameters: Mapping[str, Scalar]) -> "Dataset":
-    """Load the data that a chapter's parameters name.
-
-    A relative path counts from the root of the project, wherever the notebook runs.
-    """
+    """Load the data that parameters name; a relative path counts from the project's root."""
     from synthseg import volumes
 
     data, scale = str(parameters["data"]), parameters["nm_per_pixel"]

@@ -6,7 +6,9 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from synthseg import METHOD_VERSION
 from synthseg.project import project_root
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "synthseg")
@@ -15,24 +17,28 @@ PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "synthseg")
 
 def commit() -> str | None:
     """The git commit, followed by ``+changes`` if the module or the profiles differ from it."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(project_root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    git = ["git", "-C", str(project_root())]
+    # Chapters have a fingerprint of their own, and publishing rewrites their outputs.
+    asked = "rev-parse --short=12 HEAD", "status --porcelain -- synthseg params"
     try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        # Chapters have a fingerprint of their own, and publishing rewrites their outputs.
-        changed = git("status", "--porcelain", "--", "synthseg", "params")
+        head, changed = (
+            subprocess.run(git + words.split(), capture_output=True, text=True, check=True).stdout
+            for words in asked
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return f"{head}+changes" if changed else head
+    return f"{head.strip()}+changes" if changed else head.strip()
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+def describe() -> dict[str, Any]:
+    """What numbers depend on beside data and parameters, as in a run card."""
     installed = {package: metadata.version(package) for package in PACKAGES}
-    return {"python": platform.python_version(), **installed}
+    return {
+        "method_version": METHOD_VERSION,
+        "versions": {"python": platform.python_version(), **installed},
+        "commit": commit(),
+        "device": device(),
+    }
 
 
 def device() -> str:
@@ -47,17 +53,16 @@ def device() -> str:
     model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
     name = model[1] if model else platform.processor() or platform.machine()
     extras = [label for flag, label in (("amx_", "AMX"), ("avx512f", "AVX-512")) if flag in text]
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "0")
-    count = int(threads) if int(threads) > 0 else os.cpu_count()
+    count = int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count()
     unit = "thread" if count == 1 else "threads"
     return f"{name}{' with ' + ' and '.join(extras) if extras else ''}, {count} {unit}"
 
 
 def peak_memory() -> int | None:
-    """Most memory that this process has used, in MiB; None where the system doesn't say."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    """Most memory that this process has used, in MiB; None on Windows, which doesn't say."""
+    if platform.system() == "Windows":
         return None
+    import resource
+
     unit = 2**20 if platform.system() == "Darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

@@ -30,10 +30,7 @@ KINDS = {
 
 
 def default_parameters(path: Path) -> dict[str, Scalar]:
-    """Parameters of a chapter and their defaults, from its cell tagged ``parameters``.
-
-    The cell holds only assignments of plain values to names, among them those of ``REQUIRED``.
-    """
+    """Parameters of a chapter and their defaults, from its cell tagged ``parameters``."""
     if not path.is_file():
         raise ParameterError(f"The notebook {show_path(path)} does not exist.")
     notebook = nbformat.read(path, as_version=4)
@@ -46,7 +43,7 @@ def default_parameters(path: Path) -> dict[str, Scalar]:
             case ast.Assign(targets=[ast.Name(id=name)], value=expression):
                 with contextlib.suppress(ValueError):
                     value = ast.literal_eval(expression)
-                    if value is None or isinstance(value, (bool, int, float, str)):
+                    if type(value) in KINDS:
                         defaults[name] = value
                         continue
         raise ParameterError(
@@ -62,15 +59,14 @@ def convert(name: str, value: Scalar, default: Scalar) -> Scalar:
     """Check a parameter against its default, and give it the type of the default.
 
     A default of None stands for an optional number. A whole number is taken for a float, and a
-    float without fraction (1e3) for a whole number.
+    float without fraction (1e3) for a whole number. No number may be infinite, or NaN.
     """
     kind = type(default)
-    # Neither NaN, nor infinite, nor a whole number that no computation could use.
-    usable = not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
-    if type(value) is kind and usable:
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and usable:
-        if default is None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if type(value) is kind:
+            return value
+    elif abs(value) <= sys.float_info.max:
+        if kind in (type(value), NoneType):
             return value
         if kind is float:
             return float(value)
@@ -107,13 +103,13 @@ def given_parameters(
 ) -> dict[str, Scalar]:
     """Parameters that an open notebook holds, of the types of the chapter's defaults.
 
-    They are its plain values (bool, int, float, str, None) whose names don't begin with an
-    underscore. With `strict`, names that the chapter doesn't have are refused.
+    They are its plain values whose names don't begin with an underscore. With `strict`, names that
+    the chapter doesn't have are refused.
     """
     given: dict[str, Scalar] = {
         name: value
         for name, value in namespace.items()
-        if not name.startswith("_") and (value is None or type(value) in (bool, int, float, str))
+        if not name.startswith("_") and type(value) in KINDS
     }
     defaults = default_parameters(chapter_path(chapter))
     where = f"the parameters of chapter {chapter}"
@@ -143,9 +139,6 @@ def without_paths(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
     }
 
 
-# Profiles ---------------------------------------------------------------------------------------
-
-
 def profile_path(name: str) -> Path:
     """Path of a profile, whether or not it exists; its name may not be a path itself."""
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
@@ -154,11 +147,10 @@ def profile_path(name: str) -> Path:
 
 
 def read_profile(name: str) -> dict[int, dict[str, Scalar]]:
-    """Read the parameters that a profile gives to each chapter.
+    """Read the parameters that a profile, a YAML file in ``params/``, gives to each chapter.
 
-    A profile is a YAML file in ``params/``, a mapping with a group ``all`` and a group for each
-    chapter name. A parameter of the group ``all`` goes to the chapters that have it; the group of
-    the chapter wins.
+    A parameter of the group ``all`` goes to the chapters that have it; the group of the chapter
+    wins.
     """
     path = profile_path(name)
     if not path.is_file():
@@ -171,49 +163,43 @@ def read_profile(name: str) -> dict[int, dict[str, Scalar]]:
         raise ParameterError(f"{where} is no plain YAML: {problem}") from error
     if not isinstance(content, dict):
         raise ParameterError(f"{where} must hold groups such as 'all:', each with its parameters.")
-    paths = {number: chapter_path(number) for number in CHAPTERS}
-    defaults = {n: default_parameters(path) for n, path in paths.items() if path.is_file()}
-    for group, values in content.items():
-        if group not in ("all", *CHAPTERS.values()):
-            raise unknown(str(group), ("all", *CHAPTERS.values()), where)
+    groups = {"all": list(CHAPTERS), **{name: [number] for number, name in CHAPTERS.items()}}
+    defaults = {number: default_parameters(chapter_path(number)) for number in CHAPTERS}
+    given: dict[int, dict[str, Scalar]] = {number: {} for number in CHAPTERS}
+    for group in content:
+        if group not in groups:
+            raise unknown(str(group), groups, where)
+    for group, numbers in groups.items():  # that of all comes first
+        values = content.get(group)
         if not isinstance(values, (dict, NoneType)):
             raise ParameterError(f"The group {group} of {where} must hold 'name: value' lines.")
-        chapters = [n for n in defaults if group in ("all", CHAPTERS[n])]
-        known = {key for n in chapters for key in defaults[n]} - {"seed", "folder"}
-        for key in values or {}:
+        known = {key for number in numbers for key in defaults[number]} - {"seed", "folder"}
+        for key, value in (values or {}).items():
             if key not in known:
                 raise unknown(str(key), known, f"group {group} of {where}")
-    return {
-        number: {
-            key: convert(f"{key} of {CHAPTERS[number]} in {where}", value, known[key])
-            for group in ("all", CHAPTERS[number])
-            for key, value in (content.get(group) or {}).items()
-            if key in known
-        }
-        for number, known in defaults.items()
-    }
+            for number in (number for number in numbers if key in defaults[number]):
+                label = f"{key} of {CHAPTERS[number]} in {where}"
+                given[number][key] = convert(label, value, defaults[number][key])
+    return given
 
 
 def plan(
     chapters: Iterable[int],
     profile: str,
     data: str | None = None,
-    seed: int | None = None,
+    seed: int = 0,
     settings: Iterable[str] = (),
 ) -> dict[int, dict[str, Scalar]]:
-    """Settle all parameters of each chapter before anything starts.
+    """Settle all parameters of each chapter: defaults, the profile, `data` and `seed`, `settings`.
 
-    `data` and `seed` take the place of the profile's data and of seed 0. Each of `settings`, as
-    ``name=value``, goes to the chapters that have the name, and wins over all.
+    Each of `settings`, as ``name=value``, goes to the chapters that have the name.
     """
     numbers = sorted(set(chapters))
     defaults = {number: default_parameters(chapter_path(number)) for number in numbers}
     given = read_profile(profile)
     parameters = {n: {**defaults[n], **given[n], "folder": f"runs/{profile}"} for n in numbers}
     for chosen in parameters.values():
-        chosen["seed"] = 0 if seed is None else seed
-        if data is not None:
-            chosen["data"] = data
+        chosen.update({"seed": seed} if data is None else {"seed": seed, "data": data})
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:

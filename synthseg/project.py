@@ -1,6 +1,5 @@
 """The project: its chapters and folders, its errors, and what reads and writes small files."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -31,14 +30,10 @@ class ChapterError(RunError):
     """A chapter that stopped in one of its cells."""
 
 
-# The project and its small files ----------------------------------------------------------------
-
-
 def project_root() -> Path:
-    """Folder that holds ``book/`` and ``params/``.
+    """Folder that holds ``book/`` and ``params/``: what the variable ``SYNTHSEG_ROOT`` names.
 
-    It is what the environment variable ``SYNTHSEG_ROOT`` names, else the nearest folder with a
-    book, looked for beside the package, then at and above the working directory.
+    Else the first folder with a book: beside the package, then at and above the working directory.
     """
     if named := os.environ.get("SYNTHSEG_ROOT"):
         return Path(named).resolve()
@@ -68,14 +63,9 @@ def chapter_path(chapter: int | str) -> Path:
 def write_text(path: Path, text: str) -> None:
     """Write a file beside its place, then rename it: it is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    temporary.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -103,12 +93,10 @@ def sha256(content: Any) -> str:
 
 def show_duration(seconds: float) -> str:
     """For instance ``45 s``, ``2 min 03 s`` or ``1 h 05 min``."""
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60:02d} s"
-    return f"{total // 3600} h {total % 3600 // 60:02d} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def show_path(path: Path) -> str:

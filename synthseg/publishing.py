@@ -6,8 +6,6 @@ where the code cells of the book are the ones that were executed. Published resu
 ``<chapter>.card.json``, the run cards with their metrics.
 """
 
-import csv
-import io
 import re
 import shutil
 import subprocess
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
+import yaml
 
 from synthseg import METHOD_VERSION
 from synthseg.keys import code_cells, code_fingerprint
@@ -44,10 +44,9 @@ PHANTOM = (
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its chapter number, folder, card (with ``metrics``) and notebook."""
+    """A finished run: its chapter number, card (with ``metrics``) and executed notebook."""
 
     chapter: int
-    folder: Path
     card: dict[str, Any]
     notebook: nbformat.NotebookNode
 
@@ -55,14 +54,11 @@ class Finished:
 def seeds(profile: str) -> list[int]:
     """Seeds with which chapters of a profile were run, the latest run first."""
     profile_path(profile)  # refuses what is no name
-    cards = {
-        card: int(card.parent.parent.name.removeprefix("seed-"))
-        for card in (project_root() / "runs" / profile).glob("seed-*/*/card.json")
-        if card.parent.name in CHAPTERS.values()
-        and re.fullmatch(r"seed-\d+", card.parent.parent.name, re.ASCII)
-    }
+    cards = (project_root() / "runs" / profile).glob("seed-*/*/card.json")
     newest = sorted(cards, key=lambda card: card.stat().st_mtime, reverse=True)
-    return list(dict.fromkeys(cards[card] for card in newest))
+    folders = [c.parent.parent.name for c in newest if c.parent.name in CHAPTERS.values()]
+    found = [re.fullmatch(r"seed-(\d+)", folder, re.ASCII) for folder in folders]
+    return list(dict.fromkeys(int(match[1]) for match in found if match))
 
 
 def finished_runs(profile: str, seed: int | None = None) -> list[Finished]:
@@ -74,17 +70,15 @@ def finished_runs(profile: str, seed: int | None = None) -> list[Finished]:
             f"start with  synthseg run --profile {profile}"
         )
     if seed is not None and seed not in found:
-        listed = ", ".join(str(number) for number in found)
+        listed = ", ".join(map(str, found))
         raise RunError(f"runs/{profile} has no run with seed {seed} (but with {listed}).")
     base = project_root() / "runs" / profile / f"seed-{found[0] if seed is None else seed}"
     finished = []
     for chapter, name in CHAPTERS.items():
-        folder = base / name
-        card = read_json(folder / "card.json")
-        if card.get("finished") and (folder / f"{name}.ipynb").is_file():
-            notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
-            card["metrics"] = read_json(folder / "metrics.json")
-            finished.append(Finished(chapter, folder, card, notebook))
+        card, notebook = read_json(base / name / "card.json"), base / name / f"{name}.ipynb"
+        if card.get("finished") and notebook.is_file():
+            card["metrics"] = read_json(base / name / "metrics.json")
+            finished.append(Finished(chapter, card, nbformat.read(notebook, as_version=4)))
     return finished
 
 
@@ -110,27 +104,31 @@ def outputs_fingerprint(notebook: nbformat.NotebookNode) -> str:
 
 def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
     """Write ``metrics.csv`` and ``cards.csv``, from run cards with their metrics, into a folder."""
-    metrics: list[list[Any]] = []
-    rows: list[list[Any]] = []
+    metrics: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for card in cards:
         name, seed = card["chapter"], card["parameters"]["seed"]
         for quantity, value in card["metrics"].items():
-            shown = f"{value:.6g}" if isinstance(value, float) else value
-            metrics.append([name, quantity, "nan" if value is None else shown, seed])
-        row = [name, card["profile"], card["data"]["name"], card["data"]["fingerprint"]]
-        row += [card["method_version"], card["commit"], seed, show_duration(card["duration_s"])]
-        rows.append([*row, card["device"], card["finished"]])
-    _write_csv(folder / "metrics.csv", ["chapter", "quantity", "value", "seed"], metrics)
-    columns = ["chapter", "profile", "data", "fingerprint", "method version", "commit", "seed"]
-    _write_csv(folder / "cards.csv", [*columns, "duration", "device", "finished"], rows)
-
-
-def _write_csv(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows or [["–"] * len(columns)])  # a page can't show an empty table
-    write_text(path, text.getvalue())
+            shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+            shown = "nan" if value is None else shown
+            metrics.append({"chapter": name, "quantity": quantity, "value": shown, "seed": seed})
+        rows.append(
+            {
+                "chapter": name,
+                "profile": card["profile"],
+                "data": card["data"]["name"],
+                "fingerprint": card["data"]["fingerprint"],
+                "method version": card["method_version"],
+                "commit": card["commit"],
+                "seed": seed,
+                "duration": show_duration(card["duration_s"]),
+                "device": card["device"],
+                "finished": card["finished"],
+            }
+        )
+    for name, table in {"metrics": metrics, "cards": rows}.items():
+        frame = pd.DataFrame(table or [{"chapter": "–"}])  # a page can't show an empty table
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False))
 
 
 # Publishing -------------------------------------------------------------------------------------
@@ -148,17 +146,11 @@ def publish(profile: str, seed: int | None = None) -> list[int]:
 
     Chapters without a finished run keep what was published before. Nothing is published if a
     chapter's code is not the one that was executed, or if a run is of another method version or
-    used a run that is not the one published beside it.
-
-    Returns
-    -------
-    list of int
-        Numbers of the published chapters.
+    used a run that is not the one published beside it. Returns the published chapters.
     """
     runs = finished_runs(profile, seed)
     if not runs:
         raise RunError(f"No chapter of the profile {profile} has been finished.")
-    results = project_root() / "results"
     cards = {**published_cards(), **{CHAPTERS[run.chapter]: run.card for run in runs}}
     merged = {}
     for run in runs:
@@ -170,15 +162,16 @@ def publish(profile: str, seed: int | None = None) -> list[int]:
             raise RunError(f"The run of chapter {run.chapter} is of another method: {again}.")
         for name in _other_inputs(run.card, cards):
             raise RunError(f"Chapter {run.chapter} used an earlier run of {name}: {again}.")
-        merged[run.chapter] = book
+        merged[run.chapter] = nbformat.writes(book) + "\n"
+    results = project_root() / "results"
     for run in runs:
-        name, text = CHAPTERS[run.chapter], nbformat.writes(merged[run.chapter]) + "\n"
-        for old in results.glob(f"{name}.*.csv"):
+        for old in results.glob(f"{CHAPTERS[run.chapter]}.*.csv"):
             old.unlink()  # tables that an earlier version published
-        write_text(chapter_path(run.chapter), text)
-        card = {**run.card, "parameters": without_paths(run.card["parameters"])}
-        card["outputs"] = outputs_fingerprint(nbformat.reads(text, as_version=4))
-        write_json(results / f"{name}.card.json", card)
+        write_text(chapter_path(run.chapter), merged[run.chapter])
+        outputs = outputs_fingerprint(nbformat.reads(merged[run.chapter], as_version=4))
+        shown = without_paths(run.card["parameters"])
+        card = {**run.card, "parameters": shown, "outputs": outputs}
+        write_json(results / f"{CHAPTERS[run.chapter]}.card.json", card)
     write_results(results, published_cards().values())
     return sorted(merged)
 
@@ -200,30 +193,33 @@ class Checked:
 
 def check() -> list[Checked]:
     """Compare every published notebook with its run card."""
-    checked, cards = [], published_cards()
-    for chapter, name in CHAPTERS.items():
-        path, card, problems = chapter_path(chapter), cards.get(name, {}), []
-        if not path.is_file():
-            problems.append(f"book/{name}.ipynb is missing")
-        elif not card:
-            problems.append(f"results/{name}.card.json is missing: it was never published")
-        else:
-            notebook = nbformat.read(path, as_version=4)
-            if code_fingerprint(notebook) != card["code"]:
-                problems.append("its code cells are not the ones that were executed")
-            if outputs_fingerprint(notebook) != card["outputs"]:
-                problems.append("its outputs are not the ones that were published")
-            if any(o.output_type == "error" for c in code_cells(notebook) for o in c.outputs):
-                problems.append("a cell shows an error")
-            version = card["method_version"]
-            if version != METHOD_VERSION:
-                problems.append(f"it is of method version {version}, now {METHOD_VERSION}")
-            problems += [
-                f"it used another run of {other} than the published one"
-                for other in _other_inputs(card, cards)
-            ]
-        checked.append(Checked(chapter, card, problems))
-    return checked
+    cards = published_cards()
+    return [
+        Checked(chapter, cards.get(name, {}), list(_problems(chapter, cards)))
+        for chapter, name in CHAPTERS.items()
+    ]
+
+
+def _problems(chapter: int, cards: Mapping[str, dict[str, Any]]) -> Iterable[str]:
+    """What does not agree between a published chapter and its card."""
+    name, path = CHAPTERS[chapter], chapter_path(chapter)
+    if not path.is_file():
+        yield f"book/{name}.ipynb is missing"
+        return
+    if name not in cards:
+        yield f"results/{name}.card.json is missing: it was never published"
+        return
+    notebook, card = nbformat.read(path, as_version=4), cards[name]
+    if code_fingerprint(notebook) != card["code"]:
+        yield "its code cells are not the ones that were executed"
+    if outputs_fingerprint(notebook) != card["outputs"]:
+        yield "its outputs are not the ones that were published"
+    if any(output.output_type == "error" for c in code_cells(notebook) for output in c.outputs):
+        yield "a cell shows an error"
+    if card["method_version"] != METHOD_VERSION:
+        yield f"it is of method version {card['method_version']}, now {METHOD_VERSION}"
+    for other in _other_inputs(card, cards):
+        yield f"it used another run of {other} than the published one"
 
 
 # Building ---------------------------------------------------------------------------------------
@@ -232,54 +228,37 @@ def check() -> list[Checked]:
 def build_published() -> Path:
     """Build the published book; returns its first page. A warning is an error."""
     root = project_root()
-    return _build(root / "book", root, strict=True) / "index.html"
+    return _build(root / "book", root / "_config.yml", strict=True) / "index.html"
 
 
 def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[int]]:
-    """Build the book of one's own run, also of a partial one.
+    """Build the book of one's own run, also of a partial one, from ``runs/<profile>/source/``.
 
-    The sources are copied to ``runs/<profile>/source/``, with the executed notebooks and the
-    results of this run in place. Chapters that have not been executed appear without outputs, and
-    say so; warnings are errors only if all have been.
-
-    Returns
-    -------
-    tuple
-        First page, ``runs/<profile>/book/index.html``, and the numbers of the executed chapters.
+    Chapters that have not been executed appear without outputs, and say so; warnings are errors
+    only if all have been. Returns its first page and the numbers of the executed chapters.
     """
     executed = {run.chapter: run for run in finished_runs(profile, seed)}
     root, base = project_root(), project_root() / "runs" / profile
-    source = base / "source"
-    shutil.rmtree(source, ignore_errors=True)
-    # Pages may include files beside the book, for instance the changelog or a profile.
-    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_build")
-    for name in ("book", "params", "synthseg", "workflow"):
-        if (root / name).is_dir():
-            shutil.copytree(root / name, source / name, ignore=ignore)
-    for path in root.iterdir():
-        if path.is_file() and not path.name.startswith("."):
-            shutil.copy(path, source / path.name)
-    simulated = any(run.card["parameters"]["data"] == "phantom" for run in executed.values())
+    book, config = base / "source" / "book", base / "source" / "_config.yml"
+    shutil.rmtree(book.parent, ignore_errors=True)
+    shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns(".*", "_build"))
+    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    if any(run.card["parameters"]["data"] == "phantom" for run in executed.values()):
+        settings.setdefault("html", {})["announcement"] = PHANTOM
+    write_text(config, yaml.safe_dump(settings, allow_unicode=True))
     for chapter, name in CHAPTERS.items():
-        page = source / "book" / f"{name}.ipynb"
-        if page.is_file():
-            notebook, notes = _page(chapter, page, profile, executed)
-            if simulated:
-                notes.append(f"```{{note}}\n{PHANTOM}\n```")
-            for cell in notebook.cells:
-                if cell.cell_type == "markdown":
-                    cell.source = _without_missing(cell.source, executed, chapter)
-            for number, note in enumerate(notes):  # below the title
-                notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note, id=f"note-{number}"))
-            nbformat.write(notebook, page)
-    write_results(source / "results", [run.card for run in executed.values()])
-    for page in (source / "book").glob("*.md"):
-        text = _without_missing(page.read_text(encoding="utf-8"), executed, None)
-        if simulated and not page.name.startswith("_"):  # those are parts of pages
-            title, end, rest = text.partition("\n")
-            text = f"{title}\n\n```{{note}}\n{PHANTOM}\n```\n{end}{rest}"
-        write_text(page, text)
-    built = _build(source / "book", source, strict=len(executed) == len(CHAPTERS))
+        notebook, note = _page(chapter, book / f"{name}.ipynb", profile, executed)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = _without_missing(cell.source, executed, name)
+        if note:
+            warning = f"```{{warning}}\n{note}\n```"
+            notebook.cells.insert(1, nbformat.v4.new_markdown_cell(warning, id="note"))
+        nbformat.write(notebook, book / f"{name}.ipynb")
+    for page in book.glob("*.md"):
+        write_text(page, _without_missing(page.read_text(encoding="utf-8"), executed, page.stem))
+    write_results(book.parent / "results", [run.card for run in executed.values()])
+    built = _build(book, config, strict=len(executed) == len(CHAPTERS))
     shutil.rmtree(base / "book", ignore_errors=True)
     built.rename(base / "book")
     return base / "book" / "index.html", sorted(executed)
@@ -287,7 +266,7 @@ def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[int]]:
 
 def _page(
     chapter: int, page: Path, profile: str, executed: Mapping[int, Finished]
-) -> tuple[nbformat.NotebookNode, list[str]]:
+) -> tuple[nbformat.NotebookNode, str]:
     """Page of a chapter in the book of one's own run, and what is to be said on it."""
     book, run, note = nbformat.read(page, as_version=4), executed.get(chapter), ""
     command = f"`synthseg run {chapter} --profile {profile}`"
@@ -308,39 +287,33 @@ def _page(
             "A chapter that this one builds upon has been run anew since, so their numbers may not "
             f"agree. The command {command} mends that."
         )
-    return book, [f"```{{warning}}\n{note}\n```"] if note else []
+    return book, note
 
 
-def _without_missing(text: str, executed: Mapping[int, Finished], chapter: int | None) -> str:
-    """Replace the numbers that a text takes from chapters that have not been executed.
-
-    Those that name no page come from `chapter`.
-    """
-    missing = {f"{name}.ipynb" for number, name in CHAPTERS.items() if number not in executed}
-    own = CHAPTERS.get(chapter or 0)
+def _without_missing(text: str, executed: Mapping[int, Finished], page: str) -> str:
+    """Replace the numbers that a page takes from chapters that have not been executed."""
+    missing = {name for number, name in CHAPTERS.items() if number not in executed}
 
     def replace(match: re.Match[str]) -> str:
-        page, separator, _ = match[1].rpartition("::")
-        page = Path(page).name if separator else f"{own}.ipynb"
-        return "*(not run)*" if page in missing else match[0]
+        source = match[1].rpartition("::")[0]  # without one, the number is the page's own
+        return "*(not run)*" if Path(source or page).stem in missing else match[0]
 
     return re.sub(r"\{glue:?\w*\}`([^`]*)`", replace, text)
 
 
-def _build(book: Path, output: Path, strict: bool) -> Path:
-    """Build a book's pages, and return their folder."""
+def _build(book: Path, config: Path, strict: bool) -> Path:
+    """Build a book's pages beside its folder, and return theirs."""
+    output = book.parent / "_build"
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-    command += [str(book), "--config", str(project_root() / "_config.yml")]
-    command += ["--path-output", str(output), "-n", "-q"]
+    command += [str(book), "--config", str(config), "--path-output", str(book.parent), "-n", "-q"]
     command += ["-W", "--keep-going"] if strict else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         if "No module named 'jupyter_book'" in done.stderr:
             raise RunError("Building the book needs more packages: pip install 'synthseg[book]'")
-        log = output / "_build" / "build.log"
-        write_text(log, done.stdout + done.stderr)
-        marks = ("WARNING", "ERROR", "Error")
-        lines = [line for line in done.stderr.splitlines() if any(mark in line for mark in marks)]
-        shown = "\n".join(lines[:20])
-        raise RunError(f"The book was not built; all messages are in {show_path(log)}\n{shown}")
-    return output / "_build" / "html"
+        write_text(output / "build.log", done.stdout + done.stderr)
+        marked = re.findall(r"^.*(?:WARNING|ERROR|Error).*$", done.stderr, re.MULTILINE)
+        shown = "\n".join(marked[:20])
+        log = show_path(output / "build.log")
+        raise RunError(f"The book was not built; all messages are in {log}\n{shown}")
+    return output / "html"

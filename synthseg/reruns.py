@@ -5,38 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthseg import METHOD_VERSION, keys, machine
+from synthseg import keys, machine
 from synthseg.parameters import Scalar, given_parameters
 from synthseg.project import CHAPTERS, RunError, read_json, show_path
 
 SAME_MACHINE = 1e-6
-"""Relative difference that counts as none on one machine with the same versions and threads.
-
-There a rerun gives the same numbers to the last digit; they are rounded in published tables.
-"""
+"""Relative difference that counts as none on the card's machine; published tables are rounded."""
 
 OTHER_MACHINE = 0.02
 """Absolute difference of a score that counts as none between machines.
 
-Another processor adds up in another order, and training makes more of it. Between two processors
-with the same versions (an AMD EPYC and an Intel Xeon, profile cpu) 18 of 25 numbers of chapter 3
-differed by more than 1e-6 of their size, and test Dice by 0.002: this is ten times that.
+Ten times what was measured in chapter 3 between an AMD EPYC and an Intel Xeon, profile cpu.
 """
 
 
 @dataclass(frozen=True)
 class Card:
-    """A run card that can be repeated.
-
-    Attributes
-    ----------
-    chapter : int
-        Chapter number.
-    content : dict
-        The run card, with the ``metrics`` of the run.
-    parameters : dict
-        Its parameters, for a repetition in the folder ``runs/rerun-<8 of the key>``.
-    """
+    """A run card with its metrics, and the parameters of its repetition in ``runs/rerun-KEY``."""
 
     chapter: int
     content: dict[str, Any]
@@ -49,12 +34,11 @@ def read_cards(path: Path) -> list[Card]:
     `path` is ``card.json`` in a run's folder, or ``<chapter>.card.json`` in ``results/``; the cards
     that it used are looked for in the same layout.
     """
-    folder = ""
     numbers = {name: number for number, name in CHAPTERS.items()}
     cards: dict[int, Card] = {}
     wanted: list[tuple[Path, str | None]] = [(path, None)]
-    while wanted:
-        here, key = wanted.pop()
+    moved: dict[str, Scalar] = {}
+    for here, key in wanted:
         content = read_json(here)
         if not content.get("finished") or content.get("chapter") not in numbers:
             raise RunError(f"There is no card of a finished chapter's run at {show_path(here)}.")
@@ -63,18 +47,14 @@ def read_cards(path: Path) -> list[Card]:
                 f"{show_path(here)} is the card of another run than the one that was used: "
                 "this run cannot be repeated from these cards."
             )
-        folder = folder or f"runs/rerun-{content['key'][:8]}"
         content.setdefault("metrics", read_json(here.with_name("metrics.json")))
-        # Those repeated beside it are the inputs.
-        moved = {
-            "folder": folder,
-            **{name: "" for name in keys.INPUTS if name in content["parameters"]},
-        }
+        moved.setdefault("folder", f"runs/rerun-{content['key'][:8]}")
+        # The runs that are repeated beside it are its inputs.
+        beside = {name: "" for name in keys.INPUTS if name in content["parameters"]}
         chapter = numbers[content["chapter"]]
-        values = given_parameters(chapter, {**content["parameters"], **moved})
+        values = given_parameters(chapter, {**content["parameters"], **moved, **beside})
         cards[chapter] = Card(chapter, content, values)
-        for name, used in content["inputs"].items():
-            wanted.append((_beside(here, content, name), used))
+        wanted += [(_beside(here, content, name), used) for name, used in content["inputs"].items()]
     return [cards[chapter] for chapter in sorted(cards)]
 
 
@@ -90,25 +70,9 @@ def _beside(path: Path, content: dict[str, Any], other: str) -> Path:
 
 def differences(card: Card, fingerprint: str) -> list[str]:
     """What is not as it was when a card was written, in words: the machine, versions and so on."""
-    content = card.content
-    now = {
-        "commit": machine.commit(),
-        "code of the chapter": keys.chapter_code(card.chapter)[:12],
-        "data": fingerprint,
-        **_machine(
-            {
-                "method_version": METHOD_VERSION,
-                "versions": machine.versions(),
-                "device": machine.device(),
-            }
-        ),
-    }
-    then = {
-        "commit": content["commit"],
-        "code of the chapter": content["code"][:12],
-        "data": content["data"]["fingerprint"],
-        **_machine(content),
-    }
+    code, data = keys.chapter_code(card.chapter), {"fingerprint": fingerprint}
+    then = _circumstances(card.content)
+    now = _circumstances({"code": code, "data": data, **machine.describe()})
     return [
         f"{name} was {then.get(name) or 'unknown'}, now {value or 'unknown'}"
         for name, value in now.items()
@@ -116,31 +80,28 @@ def differences(card: Card, fingerprint: str) -> list[str]:
     ]
 
 
-def _machine(content: dict[str, Any]) -> dict[str, Any]:
+def _circumstances(card: dict[str, Any]) -> dict[str, Any]:
     return {
-        "processor": content["device"],
-        "method version": content["method_version"],
-        **content["versions"],
+        "commit": card["commit"],
+        "code of the chapter": card["code"][:12],
+        "data": card["data"]["fingerprint"],
+        "processor": card["device"],
+        "method version": card["method_version"],
+        **card["versions"],
     }
 
 
 def same_machine(card: Card, again: dict[str, Any]) -> bool:
     """Whether a card and that of its repetition are of the same processor and versions."""
-    return _machine(card.content) == _machine(again)
+    names = ("device", "method_version", "versions")
+    return all(card.content[name] == again[name] for name in names)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One number of a card, and what the repetition gave.
+    """One number of a card, and what its repetition gave; None stands for undefined or absent.
 
-    Attributes
-    ----------
-    name : str
-        Name of the number.
-    published, rerun : float or str, optional
-        Values; None where undefined or absent.
-    agrees : bool, optional
-        Whether they are equal up to the tolerance; None if that is not judged.
+    `agrees` is whether they are equal up to the tolerance, or None if that is not judged.
     """
 
     name: str
@@ -157,8 +118,7 @@ def compare(
     On the `same` machine all numbers are judged, by their relative difference; on another only
     scores are, by their absolute one. `tolerance` replaces what is usual there.
     """
-    compared = []
-    before = card.content["metrics"]
+    compared, before = [], card.content["metrics"]
     for name in dict.fromkeys([*before, *again]):
         first, second = before.get(name), again.get(name)
         agrees: bool | None = first == second and name in before and name in again

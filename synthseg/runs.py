@@ -1,17 +1,11 @@
 """Runs: what a chapter is given, and what it leaves.
 
 A run is one chapter with one set of parameters. :func:`start` checks them and gives a :class:`Run`,
-whose files go into ``<folder>/seed-<seed>/<chapter>/``:
-
-==========================  ========================================================================
-``<chapter>.ipynb``         the executed notebook (``<chapter>.partial.ipynb`` until complete)
-``<chapter>.log``           what libraries reported about devices and the like
-``metrics.json``            every number that the chapter recorded, by name
-``<table>.csv``             every table that it stored
-``<fit>.history.csv``       one row an epoch, beside the weights of that training
-``card.json``               the run card: what made these numbers
-``done-<12 of key>.json``   the receipt of a finished run
-==========================  ========================================================================
+whose files go into ``<folder>/seed-<seed>/<chapter>/``: the executed notebook
+(``<chapter>.partial.ipynb`` until complete) and what libraries reported (``<chapter>.log``); every
+recorded number (``metrics.json``) and table (``<table>.csv``); a row an epoch of each training
+(``<fit>.history.csv``) beside its weights; the run card, which says what made these numbers
+(``card.json``), and the receipt of a finished run (``done-<12 of key>.json``).
 
 Two runs with the same key have the same results on one machine. Another key is another run: the
 earlier one is set aside, nothing is overwritten.
@@ -24,7 +18,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +25,7 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from synthseg import METHOD_VERSION, keys, machine
+from synthseg import keys, machine
 from synthseg.parameters import Scalar, given_parameters, without_paths
 from synthseg.project import (
     ParameterError,
@@ -67,19 +60,19 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     chapter : int or str
         Chapter number; or the name of a notebook in ``workflow/``.
     namespace : dict
-        ``globals()`` of the notebook. Its plain values (bool, int, float, str, None) whose names
-        don't begin with an underscore are the parameters.
+        ``globals()`` of the notebook. Its plain values whose names don't begin with an underscore
+        are the parameters.
 
     Raises
     ------
     RunError
-        If a parameter is not one of those in the chapter's parameters cell, is missing, or has
-        another type than its default; if the run of an earlier chapter does not fit; or if another
-        process is at work on this run.
+        If a parameter is unknown, missing or of another type than its default; if the run of an
+        earlier chapter does not fit; or if another process is at work on this run.
     DataError
         If the data cannot be used.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     import tensorflow as tf
 
     from synthseg.training import reproducible
@@ -91,37 +84,20 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     parameters = given_parameters(chapter, namespace, strict=not again)
     namespace.update(parameters)  # now of the right types
     dataset = keys.load_data(parameters)
-    data = {
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "provenance": dataset.provenance,
-    }
-    inputs, used = {}, {}
-    for name in keys.input_chapters(chapter, parameters):
-        card = keys.read_input(name, parameters, data["fingerprint"])
-        inputs[name] = keys.input_folder(name, parameters)
-        used[card["chapter"]] = card["key"]
+    inputs, used = keys.find_inputs(parameters, dataset.fingerprint, {})
     folder = keys.run_folder(chapter, parameters)
-    key = keys.run_key(chapter, parameters, used, data["fingerprint"])
+    key = keys.run_key(chapter, parameters, used, dataset.fingerprint)
     keys.hold(folder)
     keys.set_aside(folder, key)
     earlier = read_json(folder / "card.json")
-    for gpu in tf.config.list_physical_devices("GPU"):
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:
-            break  # the GPU is in use by this kernel already: too late to change, and harmless
     card = {
         "chapter": chapter_name(chapter),
         "profile": Path(str(parameters["folder"])).name,
         "key": key,
         "code": keys.chapter_code(chapter),
         "parameters": parameters,
-        "method_version": METHOD_VERSION,
-        "versions": machine.versions(),
-        "commit": machine.commit(),
-        "data": data,
-        "device": machine.device(),
+        **machine.describe(),
+        "data": {name: getattr(dataset, name) for name in ("name", "fingerprint", "provenance")},
         "inputs": used,
         "started": earlier.get("started", keys.now()),
         "finished": None,
@@ -142,20 +118,8 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
 class Run:
     """The run of one chapter; made by :func:`start`.
 
-    Attributes
-    ----------
-    chapter : int or str
-        Chapter number, or name of a notebook of the study.
-    folder : Path
-        Where the run's files go.
-    key : str
-        Runs with the same key have the same results.
-    parameters : dict
-        The chapter's parameters.
-    dataset : Dataset
-        The data; the training volume is cut to the parameter ``part``.
-    inputs : dict
-        Folders of the runs that the parameters ``generator`` and ``segmenter`` name.
+    The training volume of its dataset is cut to the parameter ``part``; its inputs are the folders
+    of the runs that the parameters ``generator`` and ``segmenter`` name.
     """
 
     chapter: int | str
@@ -168,16 +132,13 @@ class Run:
     _begun: float  # as if the run had never been interrupted
     _metrics: dict[str, Any] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def seed(self) -> int:
         """The seed of the run, from which all others follow."""
         return int(str(self.parameters["seed"]))
 
     def stream(self, name: str) -> int:
-        """Seed of one stream of random numbers, below 2^31: a function of the run's seed and name.
-
-        So no two streams of a chapter share their numbers by accident.
-        """
+        """Seed of one stream of random numbers, below 2^31, from the run's seed and a name."""
         return int(sha256([self.seed, name])[:8], 16) % 2**31
 
     def save_card(self) -> None:
@@ -187,34 +148,17 @@ class Run:
         write_json(self.folder / "card.json", self._card)
 
     def fit(
-        self,
-        model: "keras.Model",
-        make_dataset: Callable[[int], "tf.data.Dataset"],
-        *,
-        name: str,
-        steps: int,
-        epochs: int,
-        **options: Any,
+        self, model: "keras.Model", make_dataset: Callable[[int], "tf.data.Dataset"], **options: Any
     ) -> pd.DataFrame:
         """Train a model in this run by :func:`synthseg.training.fit`, which resumes exactly.
 
-        `make_dataset` gives the batches from a step on, `name` is unique in the chapter, and
-        `options` are ``callbacks`` and further arguments of Keras' ``fit()``.
+        `make_dataset` gives the batches from a step on. Options are a ``name`` that is unique in
+        the chapter, ``steps``, ``epochs``, ``callbacks`` and what Keras' ``fit()`` takes.
         """
         from synthseg import training
 
-        return training.fit(
-            model,
-            make_dataset,
-            folder=self.folder,
-            key=self.key,
-            seed=self.seed,
-            name=name,
-            steps=steps,
-            epochs=epochs,
-            after_epoch=self.save_card,
-            **options,
-        )
+        run: dict[str, Any] = {"folder": self.folder, "key": self.key, "seed": self.seed}
+        return training.fit(model, make_dataset, **run, after_epoch=self.save_card, **options)
 
     def record(self, **quantities: float) -> None:
         """Store numbers by name, for the results page and for ``{glue:text}`` in the chapter."""
@@ -247,14 +191,13 @@ class Run:
         write_text(self.folder / f"{name}.csv", frame.to_csv(index=False))
         first = frame.iloc[:, 0]
         labels = first if first.is_unique else range(1, len(frame) + 1)
-        self.record(
-            **{
-                _slug(f"{name} {label} {column}"): value
-                for label, row in zip(labels, frame.to_dict("records"), strict=True)
-                for column, value in list(row.items())[1:]
-                if isinstance(value, (int, float)) and not isinstance(value, bool)
-            }
-        )
+        numbers = {
+            _slug(f"{name} {label} {column}"): value
+            for label, row in zip(labels, frame.to_dict("records"), strict=True)
+            for column, value in list(row.items())[1:]
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        }
+        self.record(**numbers)
         return figures.table(frame, names, digits)
 
     def say(self, text: str) -> None:
@@ -267,22 +210,18 @@ class Run:
         self._card["finished"] = keys.now()
         self.save_card()
         card, data = self._card, self._card["data"]
-        write_json(
-            keys.receipt(self.folder, self.key), {"key": self.key, "finished": card["finished"]}
-        )
-        _show_table(
-            "Run card",
-            {
-                "data": f"{data['name']} ({data['fingerprint']})",
-                "seed": str(self.seed),
-                "method version": str(card["method_version"]),
-                "commit": card["commit"] or "unknown",
-                "duration": show_duration(card["duration_s"]),
-                "memory": f"{card['memory_mib']} MiB" if card["memory_mib"] else "unknown",
-                "device": card["device"],
-            },
-            row=True,
-        )
+        receipt = {"key": self.key, "finished": card["finished"]}
+        write_json(keys.receipt(self.folder, self.key), receipt)
+        shown = {
+            "data": f"{data['name']} ({data['fingerprint']})",
+            "seed": str(self.seed),
+            "method version": str(card["method_version"]),
+            "commit": card["commit"] or "unknown",
+            "duration": show_duration(card["duration_s"]),
+            "memory": f"{card['memory_mib']} MiB" if card["memory_mib"] else "unknown",
+            "device": card["device"],
+        }
+        _show_table("Run card", shown, row=True)
 
 
 def _slug(text: str) -> str:
@@ -297,10 +236,7 @@ def _show_table(title: str, values: Mapping[str, str], row: bool = False) -> Non
         return
     names = [f"<th>{html.escape(name)}</th>" for name in values]
     cells = [f"<td>{html.escape(value)}</td>" for value in values.values()]
-    if row:
-        lines = ["".join(names), "".join(cells)]
-    else:
-        lines = [name + cell for name, cell in zip(names, cells, strict=True)]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    lines = [names, cells] if row else zip(names, cells, strict=True)
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
     page = f"<table><caption>{html.escape(title)}</caption>{body}</table>"
     display({"text/html": page, "text/plain": text}, raw=True)

@@ -19,42 +19,28 @@ from synthseg.project import ChapterError, RunError, show_duration
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-shown = {"tracebacks": False}
-
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Say in one sentence what is wrong with a request, without a traceback."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort, typer.BadParameter):
-        raise
-    except Exception as error:
-        if shown["tracebacks"]:
-            raise
-        from synthseg.volumes import DataError
+    """Say in one sentence why a command ended: a faulty request, Ctrl-C, a batch system's SIGTERM.
 
-        text = str(error)
-        if not isinstance(error, (RunError, DataError, OSError)):
-            text = f"{type(error).__name__}: {text} (not foreseen; synthseg --debug shows where)"
-        errors.print(f"[red]Error:[/red] {escape(text)}")
-        raise typer.Exit(1 if isinstance(error, ChapterError) else 2) from error
-
-
-@contextmanager
-def resumable() -> Iterator[None]:
-    """Say how to go on when Ctrl-C, or a batch system's SIGTERM, ends a command."""
+    It stands as a decorator above each command.
+    """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt as error:
         # With --force the begun run would be set aside, too.
-        again = [argument for argument in sys.argv[1:] if argument != "--force"]
-        errors.print(
-            "Stopped. To go on after the last finished epoch:  "
-            + escape(shlex.join(["synthseg", *again]))
-        )
+        again = ["synthseg", *(word for word in sys.argv[1:] if word != "--force")]
+        errors.print("Stopped; finished epochs are kept. To go on:  " + escape(shlex.join(again)))
         raise typer.Exit(130) from error
+    except Exception as error:
+        from synthseg.volumes import DataError
+
+        if not isinstance(error, (RunError, DataError, OSError)):
+            raise  # a command's own end, or a fault of the program
+        errors.print(f"[red]Error:[/red] {escape(str(error))}")
+        raise typer.Exit(1 if isinstance(error, ChapterError) else 2) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -65,26 +51,23 @@ class Lines:
     def __init__(self, planned: list[Job]) -> None:
         columns = "{task.description}", BarColumn(24), "{task.fields[note]}"
         self.bars = Bars(*columns, console=console, disable=not console.is_terminal)
-        self.planned = planned
-        self.tasks = {
-            job.folder: self.bars.add_task(job.folder.name, total=1.0, note="") for job in planned
-        }
-        self.states: dict[Path, str] = {}
+        self.folders = [job.folder for job in planned]
+        names = (folder.name for folder in self.folders)
+        self.tasks = [self.bars.add_task(name, total=1.0, note="") for name in names]
+        self.states: dict[Path, str] = dict.fromkeys(self.folders, "waits")
 
     def __call__(self, job: Job, progress: Progress) -> None:
         """Show where a job stands."""
         time = show_duration(progress.seconds)
         note = {
             "waits": "",
-            "runs": time,
+            "runs": time if console.is_terminal else "…",
             "done": f"[green]done[/green] ({time})",
             "failed": f"[red]stopped[/red] ({time})",
             "unchanged": "[green]unchanged[/green], skipped",
         }[progress.state]
-        part = 1.0 if progress.state == "unchanged" else progress.part
-        self.bars.update(self.tasks[job.folder], completed=part, note=note)
-        if not console.is_terminal and self.states.get(job.folder, "waits") != progress.state:
-            number = self.planned.index(job) + 1
-            note = "…" if progress.state == "runs" else note
-            console.print(f"{number} of {len(self.planned)}  {job.folder.name}  {note}")
+        index = self.folders.index(job.folder)
+        self.bars.update(self.tasks[index], completed=progress.part, note=note)
+        if not console.is_terminal and self.states[job.folder] != progress.state:
+            console.print(f"{index + 1} of {len(self.folders)}  {job.folder.name}  {note}")
         self.states[job.folder] = progress.state

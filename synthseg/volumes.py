@@ -19,31 +19,15 @@ __all__ = ["SOURCES", "DataError", "Dataset", "Finding", "Volume", "check", "loa
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """An image stack with its mask. Build it with `Volume.create`, which checks it.
+    """An image stack with its mask. Build it with `Volume.create`, which checks it."""
 
-    Attributes
-    ----------
-    image : uint8 array (z, y, x), read-only
-    mask : uint8 array (z, y, x), read-only
-        1 inside mitochondria, 0 elsewhere.
-    nm_per_pixel : float
-        Width of a pixel within a slice, in nanometres.
-    name : str
-    fingerprint : str
-        First 16 hexadecimal digits of a sha256 over shape, pixel size, image and mask.
-    stack : str
-        Name of the stack that this is a part of, or its own name.
-    first : int
-        Where the part begins in that stack.
-    """
-
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    nm_per_pixel: float
+    image: NDArray[np.uint8]  # (z, y, x), read-only
+    mask: NDArray[np.uint8]  # (z, y, x), read-only: 1 inside mitochondria, 0 elsewhere
+    nm_per_pixel: float  # width of a pixel within a slice, in nanometres
     name: str
-    fingerprint: str
-    stack: str
-    first: int = 0
+    fingerprint: str  # first 16 digits of a sha256 over shape, pixel size, image and mask
+    stack: str  # name of the stack that this is a part of, or its own name
+    first: int = 0  # where the part begins in that stack
 
     @classmethod
     def create(cls, image: ArrayLike, mask: ArrayLike, nm_per_pixel: float, name: str) -> "Volume":
@@ -55,11 +39,6 @@ class Volume:
         mask : bool or uint8 (z, y, x), values 0 and 1
         nm_per_pixel : float, above 0
         name : str
-
-        Raises
-        ------
-        DataError
-            If shapes, types or values are not as above.
 
         Examples
         --------
@@ -99,13 +78,7 @@ class Volume:
         return depth, height, width
 
     def slices(self, start: int | None, stop: int | None) -> "Volume":
-        """Return the slices ``start:stop`` as a volume, counted as Python does.
-
-        Raises
-        ------
-        DataError
-            If that leaves no slice.
-        """
+        """Return the slices ``start:stop`` as a volume, counted as Python does."""
         chosen = range(len(self))[start:stop]
         if not chosen:
             raise DataError(f"{self.name} has {len(self)} slices, none of them in {start}:{stop}.")
@@ -117,25 +90,16 @@ class Volume:
     def cut(self, part: str) -> "Volume":
         """Return a box of the volume, such as ``"0:30"`` or ``"0:30,100:420,0:320"``.
 
-        Parameters
-        ----------
-        part : str
-            First and last-but-one index along z, or along z, y and x, from 0; empty for all.
-
-        Raises
-        ------
-        DataError
-            If it is written otherwise, holds nothing, or lies outside of the volume.
+        First and last-but-one index along z, or along z, y and x, from 0; all, if `part` is empty.
         """
         if not part:
             return self
-        words = part.replace(" ", "")
-        spans = [tuple(map(int, pair)) for pair in re.findall(r"(\d+):(\d+)", words)]
-        if ",".join(f"{start}:{stop}" for start, stop in spans) != words or len(spans) not in (
-            1,
-            3,
-        ):
+        span = r"(\d+):(\d+)"
+        found = re.fullmatch(f"{span}(?:,{span},{span})?", part.replace(" ", ""))
+        if not found:
             raise DataError(f"part={part!r} must be z0:z1 or z0:z1,y0:y1,x0:x1, or empty for all.")
+        ends = [int(end) for end in found.groups() if end]
+        spans = list(zip(ends[::2], ends[1::2], strict=True))
         for axis, (start, stop), length in zip("zyx", spans, self.shape, strict=False):
             if not start < stop <= length:
                 raise DataError(
@@ -145,9 +109,9 @@ class Volume:
         chosen = self.slices(*spans[0])
         if len(spans) == 1:
             return chosen
-        _, rows, columns = (slice(*span) for span in spans)
-        name = f"{chosen.name}[{words.partition(',')[2]}]"
-        box = np.s_[:, rows, columns]
+        (top, bottom), (left, right) = spans[1:]
+        name = f"{chosen.name}[{top}:{bottom},{left}:{right}]"
+        box = np.s_[:, top:bottom, left:right]
         window = Volume.create(chosen.image[box], chosen.mask[box], self.nm_per_pixel, name)
         return replace(window, stack=self.stack, first=chosen.first)
 
@@ -156,25 +120,14 @@ class Volume:
 class Dataset:
     """The three volumes of a study. `test` is looked at only for final numbers.
 
-    Attributes
-    ----------
-    train, validation, test : Volume
-    name : str
-    provenance : str
-        Sentences to print beside results: origin, citation, what was left out, and how one's own
-        files were understood.
-
-    Raises
-    ------
-    DataError
-        If a part holds no mitochondria: its score would not exist.
+    A part without mitochondria is refused: its score would not exist.
     """
 
     train: Volume
     validation: Volume
     test: Volume
     name: str
-    provenance: str
+    provenance: str  # to print beside results: origin, citation, how files were understood
 
     def __post_init__(self) -> None:
         for role in ("train", "validation", "test"):
@@ -208,15 +161,6 @@ def split_by_z(
     gap : int, optional
         Slices left out between the parts; default an eighth of the volume, 20 at most.
 
-    Returns
-    -------
-    train, validation : Volume
-
-    Raises
-    ------
-    DataError
-        If a part would be empty, or the gap less than one slice.
-
     Examples
     --------
     >>> stack = np.zeros((165, 2, 2), np.uint8)
@@ -236,7 +180,7 @@ def split_by_z(
 
 
 def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
-    """Load, check and split the data a person names.
+    """Load, check and split the data a person names; the provenance holds what `check` finds, too.
 
     Parameters
     ----------
@@ -247,11 +191,6 @@ def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
         mitochondrion.
     nm_per_pixel : float, optional
         Width of a pixel in nanometres. Needed for one's own data only.
-
-    Returns
-    -------
-    Dataset
-        Its provenance holds what `check` finds, too; warnings are given as Python's as well.
 
     Raises
     ------
@@ -271,19 +210,7 @@ def check(
 ) -> tuple[list[Finding], Dataset | None]:
     """Look at everything in the data a person names, and say all that is wrong or noteworthy.
 
-    Parameters
-    ----------
-    data, nm_per_pixel
-        As for `load`.
-    crop : int, optional
-        Width in pixels of the windows that a chapter would cut.
-
-    Returns
-    -------
-    findings : list of Finding
-        Errors, warnings and notes, in the order of the files.
-    dataset : Dataset or None
-        None if there is an error that keeps the data from being loaded.
+    Windows of `crop` pixels must fit. The dataset is None if an error keeps it from being loaded.
 
     Examples
     --------
@@ -308,9 +235,9 @@ def check(
 
 def _split(source: Source) -> Dataset:
     """Make volumes of arrays; of one block alone, the test part is split off first."""
-    pairs = [source.development, *([source.test] if source.test else [])]
     development, *others = (
-        Volume.create(pair.image, pair.mask, source.nm_per_pixel, pair.name) for pair in pairs
+        Volume.create(pair.image, pair.mask, source.nm_per_pixel, pair.name)
+        for pair in source.pairs
     )
     development, test = (development, others[0]) if others else split_by_z(development)
     return Dataset(*split_by_z(development), test, source.name, source.provenance)

@@ -17,16 +17,16 @@ TINY = {"data": "phantom", "crop": 80, "size": 32}
 TINY_CHAPTER = {
     1: {"crops": 32},
     2: {"steps": 4, "snapshots": 2, "width": 4, "checkerboard_epochs": 1, "frechet_images": 16},
-    3: {"steps": 4, "epochs": 2, "channels": 4, "evaluation_crops": 8},
+    3: {"steps": 4, "epochs": 2, "gap_steps": 2, "channels": 4, "evaluation_crops": 8},
     4: {"steps": 4, "epochs": 2, "channels": 4, "pool": 16, "evaluation_crops": 8},
-    5: {"steps": 2, "images": 16, "references": 2, "main_snapshots": 1, "channels": 4},
+    5: {"steps": 2, "images": 16, "references": 2, "snapshots": 1, "channels": 4},
     6: {"count": 16},
     7: {
         "steps": 2,
         "epochs": 2,
         "channels": 4,
         "pool": 16,
-        "arms": "A0 A2 A8 A9 live",
+        "arms": "A2 A8 A9 live",
         "evaluation_crops": 8,
     },
 }
@@ -50,7 +50,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         assert set(TINY_CHAPTER[chapter]) <= set(defaults), f"unknown parameter for {name}"
         chosen[chapter] = defaults | TINY | TINY_CHAPTER[chapter] | {"folder": folder}
     plan = jobs.make_plan(chosen.items())
-    jobs.execute(plan, plan[0].folder.parent, lambda job, progress: None)
+    jobs.execute(plan, plan[0].folder.parent, lambda job, progress: None, side_by_side=2)
     return {int(job.chapter): job.folder / f"{job.folder.name}.ipynb" for job in plan}
 
 
@@ -102,10 +102,13 @@ def test_each_parameter_is_read(chapter: int) -> None:
     read_names.update(parameters.REQUIRED, keys.INPUTS, ["part"])  # by the run itself
     names = set(parameters.default_parameters(files.chapter_path(chapter)))
     assert names <= read_names, f"never read: {names - read_names}"
+    tree = ast.parse(code)
+    loops = [node.target for node in ast.walk(tree) if isinstance(node, ast.comprehension)]
+    inside = {id(node) for target in loops for node in ast.walk(target)}  # bound nowhere else
     bound = {
         node.id
-        for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and id(node) not in inside
     }
     assert not names & bound, f"bound anew: {names & bound}"
 

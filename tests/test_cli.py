@@ -1,5 +1,6 @@
 """The command line: what it passes on, and how it refuses."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import given
 from typer.testing import CliRunner
 
-from synthseg import cli, jobs, keys, publishing, volumes
+from synthseg import cli, jobs, keys, publishing, runs, volumes
 from synthseg import project as files
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -109,6 +111,22 @@ def test_a_failed_chapter_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     result = call("run", "1")
     assert result.code == 1
     assert "cell [4]" in result.output
+
+
+@pytest.mark.parametrize("folder", ["runs", "runs/smoke/seed-0"])
+def test_a_folder_that_may_not_be_written_to(project: Path, folder: str) -> None:
+    (project / folder).mkdir(parents=True)
+    (project / folder).chmod(0o500)
+    if os.access(project / folder, os.W_OK):
+        pytest.skip("this user may write to every folder, as root may")
+    result = call("run", "1")
+    assert result.code == 2
+    assert len(result.output.strip().splitlines()) == 1
+    assert "Permission denied" in result.output
+    assert str(project / folder) in result.output
+    assert "not foreseen" not in result.output
+    with pytest.raises(PermissionError):  # what a notebook says
+        runs.start(1, given(folder="runs/smoke"))
 
 
 def test_before_any_run(project: Path) -> None:

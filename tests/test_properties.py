@@ -80,20 +80,6 @@ def test_counts_add_up_and_scores_are_symmetric(pairs):
     assert (perfect[target.any(axis=(1, 2, 3))] == 1).all()
 
 
-@examples(20, foreground=planes(12), orientation=st.integers(0, 7), again=st.integers(0, 7))
-def test_orientations_form_a_group_and_keep_components(foreground, orientation, again):
-    turned = masks.orient(foreground[..., 0], orientation)
-    for real, new in zip(
-        masks.count_and_area(foreground), masks.count_and_area(turned[..., None]), strict=True
-    ):
-        np.testing.assert_array_equal(real, new)
-    places = np.arange(6).reshape(2, 3)
-    all_eight = {masks.orient(places, value).tobytes() for value in range(masks.EIGHT)}
-    assert len(all_eight) == 8
-    twice = masks.orient(masks.orient(places, orientation), again)
-    assert twice.tobytes() in all_eight
-
-
 @examples(
     30,
     areas=st.lists(st.integers(1, 7), min_size=1, max_size=6),

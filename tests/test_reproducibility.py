@@ -43,9 +43,9 @@ def assert_close(one: dict, other: dict, tolerance: float) -> None:
 
 
 def test_two_processes_agree_bitwise_and_threads_nearly(tmp_path: Path) -> None:
-    first = train("joint", tmp_path / "1", 2)
-    assert first == train("joint", tmp_path / "2", 2)
-    assert_close(first, train("joint", tmp_path / "3", 1), THREADS_TOLERANCE["small"])
+    first = train("replay", tmp_path / "1", 2)
+    assert first == train("replay", tmp_path / "2", 2)
+    assert_close(first, train("replay", tmp_path / "3", 1), THREADS_TOLERANCE["small"])
 
 
 @pytest.mark.long

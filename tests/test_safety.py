@@ -37,7 +37,7 @@ HOSTILE = [
 
 def sources() -> dict[str, str]:
     """Python of the module and of the chapters."""
-    found = {path.name: path.read_text() for path in (ROOT / "synthseg").glob("*.py")}
+    found = {path.name: path.read_text() for path in (ROOT / "synthseg").rglob("*.py")}
     for path in (ROOT / "book").glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         code = (cell.source for cell in cells if cell.cell_type == "code")
@@ -125,19 +125,15 @@ def test_a_model_file_that_holds_code_is_not_loaded(tmp_path: Path) -> None:
         ("../x: {}", "There is no '../x'"),
         ("all:\n  folder: ../../x", "There is no 'folder'"),
         ("all:\n  ? [a]\n  : 1", "no plain YAML"),
+        (b"\xff\xfe\x00\x80", "no plain YAML"),
     ],
 )
-def test_a_hostile_profile_is_refused(project: Path, content: str, message: str) -> None:
-    (project / "params" / "smoke.yaml").write_text(content)
+def test_a_hostile_profile_is_refused(project: Path, content: str | bytes, message: str) -> None:
+    raw = content.encode() if isinstance(content, str) else content
+    (project / "params" / "smoke.yaml").write_bytes(raw)
     with pytest.raises(files.ParameterError, match=message):
         parameters.plan([1], "smoke")
     assert not (project / "sentinel").exists()
-
-
-def test_a_profile_that_is_no_text_is_refused(project: Path) -> None:
-    (project / "params" / "smoke.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(files.ParameterError, match="no plain YAML"):
-        parameters.plan([1], "smoke")
 
 
 # Paths --------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ def test_evaluation_counts_each_pixel_of_each_slice_once():
 
 def test_clean_evaluation_adds_to_the_history():
     model = segmenter.compiled(TINY, steps=4)
+    model.run_eagerly = True  # tracing would take longer
     images, masks = squares(4)
     clean = segmenter.CleanEvaluation(model, {"validation": (images, masks)})
     history = train(model, callbacks=[clean])

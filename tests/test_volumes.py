@@ -196,7 +196,7 @@ def small_epfl(tmp_path, monkeypatch):
         mask[:, 0, seed] = 1  # the halves differ
         write_tiff(folder / f"{half}.tif", image)
         write_tiff(folder / f"{half}_groundtruth.tif", mask * 255)
-        first_masks[f"{half}_groundtruth.tif"] = epfl._hash(mask[0] * 255)
+        first_masks[f"{half}_groundtruth.tif"] = epfl.digest(mask[0] * 255)
     monkeypatch.setattr(epfl, "SHAPE", SHAPE)
     monkeypatch.setattr(epfl, "FIRST_MASK", first_masks)
     monkeypatch.setattr(epfl, "BYTES", (folder / "training.tif").stat().st_size)
@@ -219,7 +219,7 @@ def test_an_epfl_folder_is_used_as_it_is(small_epfl):
 
 
 def test_a_recovered_copy_is_declared(small_epfl, monkeypatch):
-    first_image = epfl._hash(example()[0][0])
+    first_image = epfl.digest(example()[0][0])
     monkeypatch.setattr(epfl, "RECOVERED_FIRST_IMAGE", first_image)
     assert "recovered from a public mirror" in load(str(small_epfl)).provenance
 

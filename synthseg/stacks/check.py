@@ -4,13 +4,12 @@ Each check yields findings; none of them changes a pixel.
 """
 
 from collections.abc import Iterator
-from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from synthseg.stacks.findings import Finding, Stack
+from synthseg.stacks.findings import Finding, Stack, digest
 
 SCALE_PERCENTILES = (0.1, 99.9)  # a few hot pixels must not decide the contrast
 LOW_CONTRAST = 16  # grey values between those percentiles, of 8-bit images
@@ -23,12 +22,6 @@ LONGEST_SHIFT = 64  # px; masks are tried at shifts up to this, or a quarter of 
 SHIFT_TOLERANCE = 8  # px; annotators draw a membrane's middle, inside or outside
 SHIFT_SCORE = 6.5  # least height of the correlation peak, in standard deviations of the rest
 
-
-def digest(page: NDArray) -> bytes:
-    """Return the sha256 of the pixels of a slice."""
-    return sha256(np.ascontiguousarray(page).data).digest()
-
-
 # --- Images -----------------------------------------------------------------------------------
 
 
@@ -36,104 +29,85 @@ def check_image(stack: Stack) -> Iterator[Finding]:
     """Look for a mask in place of an image, odd ranges, and blank, repeated or misplaced slices."""
     image = stack.pixels
     if all(len(np.unique(page)) <= 2 for page in image):
-        yield stack.whole(
-            "error",
-            "holds no more than two grey values in any slice, so it looks like a mask",
-            "the image comes first, the mask second",
-        )
+        what = "holds no more than two grey values in any slice, so it looks like a mask"
+        yield stack.whole("error", what, "the image comes first, the mask second")
         return
-    low, high = np.percentile(image[:, ::2, ::2] if image.dtype == np.uint8 else image,
-                              SCALE_PERCENTILES)  # fmt: skip
+    sample = image[:, ::2, ::2] if image.dtype == np.uint8 else image
+    low, high = np.percentile(sample, SCALE_PERCENTILES)
     # Grey values are scaled as float32, which must tell 256 of them apart.
     finest = np.finfo(np.float32).eps * max(abs(low), abs(high))
     if not high - low > max(256 * finest, 1e-30):
-        yield stack.whole(
-            "error", f"is {low:g} almost everywhere", "check that it is the image, and its export"
-        )
+        remedy = "check that it is the image, and its export"
+        yield stack.whole("error", f"is {low:g} almost everywhere", remedy)
         return
     if image.dtype != np.uint8:
-        yield stack.whole(
-            "note",
+        what = (
             f"is {image.dtype} from {image.min():g} to {image.max():g} and was scaled to 8 bit, "
-            f"with {low:g} and below as 0, {high:g} and above as 255 (percentiles 0.1 and 99.9)",
-            "give 8-bit images if you want another range",
+            f"with {low:g} and below as 0, {high:g} and above as 255 (percentiles 0.1 and 99.9)"
         )
+        yield stack.whole("note", what, "give 8-bit images if you want another range")
     elif high - low < LOW_CONTRAST:
-        yield stack.whole(
-            "warning",
-            f"has little contrast: all but 0.2 % of its grey values are from {low:g} to {high:g}",
-            "export the original range again, or stretch the contrast of the whole stack",
-        )
+        what = f"has little contrast: all but 0.2 % of its grey values are from {low:g} to {high:g}"
+        remedy = "export the original range again, or stretch the contrast of the whole stack"
+        yield stack.whole("warning", what, remedy)
     blank = {index for index, page in enumerate(image) if page.min() == page.max()}
-    yield from stack.at(
-        blank,
-        "warning",
-        "is blank: all its pixels are of one value",
-        "leave the slice out, image and mask, if it was lost",
-    )
-    first: dict[bytes, int] = {}
+    remedy = "leave the slice out, image and mask, if it was lost"
+    yield from stack.at(blank, "warning", "is blank: all its pixels are of one value", remedy)
+    first: dict[str, int] = {}
     for index, page in enumerate(image):
         earlier = first.setdefault(digest(page), index)
         if earlier != index and index not in blank:
-            yield from stack.at(
-                [index],
-                "error",
-                f"is the same picture as {stack.label(earlier)}",
-                "remove one of the two, image and mask",
-            )
+            what = f"is the same picture as {stack.label(earlier)}"
+            yield from stack.at([index], "error", what, "remove one of the two, image and mask")
     if misplaced := _misplaced(image):
-        yield stack.whole(
-            "error",
+        what = (
             f"is not in the order of z: {len(misplaced)} of {len(image)} slices look more like "
-            f"slices elsewhere than like their neighbours ({stack.labels(misplaced, 5)})",
-            "number the slices in the order of the stack; images and masks alike",
+            f"slices elsewhere than like their neighbours ({stack.labels(misplaced, 5)})"
         )
+        remedy = "number the slices in the order of the stack; images and masks alike"
+        yield stack.whole("error", what, remedy)
 
 
-def _reduced(pages: NDArray, side: int) -> NDArray[np.float32]:
-    """Average blocks of pixels, so that the shorter side is `side` to twice that."""
-    step = max(1, min(pages.shape[1:]) // side)
-    height, width = (length // step for length in pages.shape[1:])
-    blocks = pages[:, : height * step, : width * step].astype(np.float32)
-    return blocks.reshape(len(pages), height, step, width, step).mean(axis=(2, 4))
-
-
-def _misplaced(image: NDArray) -> list[int]:
-    """List slices that would fit clearly better between two others than where they are.
-
-    Neighbours in a stack resemble each other. For every slice the gain is computed in the sum of
-    correlations of neighbours, if that slice alone were moved to the best other place.
-    """
-    depth = len(image)
-    if depth < 5:
-        return []
-    flat = np.stack([_reduced(page[None], 64).ravel() for page in image])
+def _similarity(image: NDArray) -> NDArray[np.float64]:
+    """Correlate the slices with each other (depth, depth), by what is their own in small copies."""
+    step = max(1, min(image.shape[1:]) // 64)
+    grid = np.s_[step // 2 :: step, step // 2 :: step]
+    small = (ndimage.uniform_filter(page.astype(np.float32), step)[grid] for page in image)
+    flat = np.stack([page.ravel() for page in small])
     whole = np.linalg.norm(flat - flat.mean(axis=1, keepdims=True), axis=1)
     flat -= flat.mean(axis=0)  # what all slices share, such as shading, says nothing of order
     flat -= flat.mean(axis=1, keepdims=True)
     own = np.linalg.norm(flat, axis=1)
     flat[own <= OWN_PART * whole] = 0
     flat /= np.maximum(own, 1e-6)[:, None]
-    alike = (flat @ flat.T).astype(np.float64)  # (depth, depth)
-    place = np.arange(depth)
+    return (flat @ flat.T).astype(np.float64)
+
+
+def _misplaced(image: NDArray) -> list[int]:
+    """List slices that would fit clearly better between two others than where they are.
+
+    For every slice the gain is computed in the sum of correlations of neighbours, if that slice
+    alone were moved to the best other place.
+    """
+    depth = len(image)
+    if depth < 5:
+        return []
+    alike = _similarity(image)
     if np.median((alike - 2 * np.eye(depth)).max(axis=1)) < CONTINUITY:
         return []
-    links = np.diagonal(alike, 1)
     # Taken out: the links to both neighbours are lost, the neighbours become linked.
-    before, after = np.append(0, links), np.append(links, 0)
-    bridge = np.zeros(depth)
-    bridge[1:-1] = np.diagonal(alike, 2)
-    loss = before + after - bridge
-    present = (before + after) / np.where((place == 0) | (place == depth - 1), 1, 2)
-    # Put in before `target`: (slice, target), target = depth is the end.
-    left = np.concatenate([np.zeros((depth, 1)), alike], axis=1)
-    right = np.concatenate([alike, np.zeros((depth, 1))], axis=1)
-    broken = np.concatenate([[0], links, [0]])
-    gain = left + right - broken - loss[:, None]
-    new = (left + right) / np.where((np.arange(depth + 1) % depth) == 0, 1, 2)
-    away = place[:, None] - np.arange(depth + 1)
-    gain[(away == 0) | (away == -1) | (new < np.maximum(present, CONTINUITY)[:, None])] = 0
-    return [int(index) for index in np.flatnonzero(gain.max(axis=1) > OUT_OF_ORDER)]
+    links = np.pad(np.diagonal(alike, 1), 1)  # before each slice, and after the last one
+    present, bridge = links[:-1] + links[1:], np.pad(np.diagonal(alike, 2), 1)
+    # Put in before `target`: (slice, target); target = depth is the end.
+    new = np.pad(alike, ((0, 0), (1, 0))) + np.pad(alike, ((0, 0), (0, 1)))
+    gain = new - links - (present - bridge)[:, None]
+    neighbours = np.full(depth + 1, 2)
+    neighbours[[0, -1]] = 1
+    present /= np.where(np.arange(depth) % (depth - 1) == 0, 1, 2)
+    fits = new / neighbours >= np.maximum(present, CONTINUITY)[:, None]
+    away = np.arange(depth + 1) - np.arange(depth)[:, None]
+    gain[~fits | (away == 0) | (away == 1)] = 0
+    return np.flatnonzero(gain.max(axis=1) > OUT_OF_ORDER).tolist()
 
 
 # --- Masks ------------------------------------------------------------------------------------
@@ -143,69 +117,57 @@ def check_mask(stack: Stack) -> Iterator[Finding]:
     """Look for fractions, soft edges, labels, inverted and empty masks."""
     pixels = stack.pixels
     if pixels.dtype.kind == "f" and (pixels % 1).any():
-        yield stack.whole(
-            "error",
-            "holds fractions",
-            "turn probabilities into 0 and 1 first: you know the threshold, the program doesn't",
-        )
+        remedy = "turn probabilities into 0 and 1 first: you know the threshold, not the program"
+        yield stack.whole("error", "holds fractions", remedy)
         return
     mask = pixels > 0
     part = float(mask.mean())
     if part in (0, 1):
-        yield stack.whole(
-            "error",
-            f"marks {'every' if part else 'no'} pixel of the whole volume as mitochondrion",
-            "masks are 0 for background and above 0 for mitochondria",
-        )
+        what = f"marks {'every' if part else 'no'} pixel of the whole volume as mitochondrion"
+        yield stack.whole("error", what, "masks are 0 for background and above 0 for mitochondria")
         return
-    if pixels.dtype.kind in "if" and pixels.min() < 0:
-        yield stack.whole(
-            "warning",
-            "holds values below 0, which count as background",
-            "if they mean 'not annotated', cut those parts out of image and mask",
-        )
-    values = sorted({value for page in pixels for value in np.unique(page[page > 0]).tolist()})
-    if len(values) > 1:
-        if _slopes(pixels) >= SOFT_EDGE:
-            yield stack.whole(
-                "error",
-                f"has soft edges: {len(values) + 1} values up to {values[-1]:g}, with steps in "
-                "between along the outlines, as after smoothing, resizing or JPEG",
-                "turn it into 0 and 255 at a threshold you choose; resize masks with 'nearest'",
-            )
-        else:
-            yield stack.whole(
-                "note",
-                f"holds {len(values)} values above 0 ({_listed(values)}), taken as numbers of "
-                "single objects: all of them count as mitochondrion",
-                "if a value means something else, set it to 0",
-            )
+    if pixels.min() < 0:
+        remedy = "if they mean 'not annotated', cut those parts out of image and mask"
+        yield stack.whole("warning", "holds values below 0, which count as background", remedy)
+    yield from _check_values(stack)
     if part > MOST_FOREGROUND:
-        yield stack.whole(
-            "error",
-            f"marks {part:.1%} of all pixels as mitochondrion, so it looks inverted",
+        what = f"marks {part:.1%} of all pixels as mitochondrion, so it looks inverted"
+        remedy = (
             "exchange 0 and 255; if your structure does fill more than half of the volume, mark "
-            "what lies around it instead",
+            "what lies around it instead"
         )
+        yield stack.whole("error", what, remedy)
     else:
-        yield from stack.at(
-            _inverted_slices(mask),
-            "error",
-            "is inverted compared with its neighbours",
-            "exchange its 0 and 255",
-        )
+        what = "is inverted compared with its neighbours"
+        yield from stack.at(_inverted_slices(mask), "error", what, "exchange its 0 and 255")
     empty = [index for index, page in enumerate(mask) if not page.any()]
     if empty:
-        yield stack.whole(
-            "note",
-            f"marks nothing in {len(empty)} of {len(mask)} slices ({stack.labels(empty, 3)})",
-            "check that these slices hold no mitochondria, or annotate them",
+        what = f"marks nothing in {len(empty)} of {len(mask)} slices ({stack.labels(empty, 3)})"
+        remedy = "check that these slices hold no mitochondria, or annotate them"
+        yield stack.whole("note", what, remedy)
+
+
+def _check_values(stack: Stack) -> Iterator[Finding]:
+    """Tell soft edges from numbers of objects, where there is more than one value above 0."""
+    pages = (np.unique(page[page > 0]) for page in stack.pixels)
+    values = sorted({value for found in pages for value in found.tolist()})
+    if len(values) < 2:
+        return
+    if _slopes(stack.pixels) >= SOFT_EDGE:
+        what = (
+            f"has soft edges: {len(values) + 1} values up to {values[-1]:g}, with steps in "
+            "between along the outlines, as after smoothing, resizing or JPEG"
         )
-
-
-def _listed(values: list[float]) -> str:
+        remedy = "turn it into 0 and 255 at a threshold you choose; resize masks with 'nearest'"
+        yield stack.whole("error", what, remedy)
+        return
     shown = [f"{value:g}" for value in values]
-    return ", ".join(shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]])
+    listed = ", ".join(shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]])
+    what = (
+        f"holds {len(values)} values above 0 ({listed}), taken as numbers of single objects: all "
+        "of them count as mitochondrion"
+    )
+    yield stack.whole("note", what, "if a value means something else, set it to 0")
 
 
 def _slopes(pixels: NDArray) -> float:
@@ -214,17 +176,15 @@ def _slopes(pixels: NDArray) -> float:
     Along a soft edge nearly all have both; a number that labels an object has 0 beside it and
     itself, and a higher number only where two objects touch.
     """
-    top, between, sloping = pixels.max(), 0, 0
+    cross = ndimage.generate_binary_structure(2, 1)
+    between = sloping = 0
     for page in pixels:
-        chosen = (page > 0) & (page < top)
-        if not chosen.any():
-            continue
-        cross = ndimage.generate_binary_structure(2, 1)
+        chosen = (page > 0) & (page < pixels.max())
         lower = ndimage.minimum_filter(page, footprint=cross) < page
         higher = ndimage.maximum_filter(page, footprint=cross) > page
         between += int(chosen.sum())
         sloping += int((chosen & lower & higher).sum())
-    return sloping / between if between else 0.0
+    return sloping / max(between, 1)
 
 
 def _inverted_slices(mask: NDArray[np.bool_]) -> list[int]:
@@ -243,45 +203,33 @@ def _inverted_slices(mask: NDArray[np.bool_]) -> list[int]:
 def check_pair(image: Stack, mask: Stack) -> Iterator[Finding]:
     """Warn if the outlines of the masks fit the edges in the images better at a distance."""
     if shift := _shift(image.pixels, mask.pixels > 0):
-        down, right = shift
-        ways = [(down, "down", "up"), (right, "right", "left")]
+        ways = zip(shift, ("down", "right"), ("up", "left"), strict=True)
         moves = [f"{abs(by)} px {ahead if by > 0 else back}" for by, ahead, back in ways if by]
-        yield mask.whole(
-            "warning",
-            f"fits the edges in the images better when it is moved {' and '.join(moves)}",
-            "check in a viewer that images and masks lie on each other",
-        )
+        what = f"fits the edges in the images better when it is moved {' and '.join(moves)}"
+        remedy = "check in a viewer that images and masks lie on each other"
+        yield mask.whole("warning", what, remedy)
 
 
-def _match(image: NDArray, mask: NDArray[np.bool_], longest: int) -> NDArray[np.float32]:
-    """Correlate each image with its mask, moved by every (y, x) up to `longest` pixels.
+def _match(page: NDArray, marked: NDArray[np.bool_], longest: int) -> NDArray[np.float32]:
+    """Correlate an image with its mask, moved by every (y, x) up to `longest` pixels.
 
     Both lose what is smooth, and all frequencies of the image get nearly the same weight: what
     remains is outlines, and the correlation of those has a narrow peak.
     """
-    maps = []
+    detail, outlines = (
+        fft.rfft2(part - ndimage.gaussian_filter(part, 10))
+        for part in (ndimage.gaussian_filter(page.astype("f4"), 1), marked.astype("f4"))
+    )
+    strength = np.abs(detail)
+    detail /= strength + 0.3 * strength.mean() + 1e-9
     near = np.arange(-longest, longest + 1)
-    for page, marked in zip(image, mask, strict=True):
-        detail, outlines = (
-            fft.rfft2(part - ndimage.gaussian_filter(part, 10))
-            for part in (
-                ndimage.gaussian_filter(page.astype(np.float32), 1),
-                marked.astype(np.float32),
-            )
-        )
-        strength = np.abs(detail)
-        detail /= strength + 0.3 * strength.mean() + 1e-9
-        maps.append(fft.irfft2(detail * np.conj(outlines), s=page.shape)[near][:, near])
-    return np.stack(maps).astype(np.float32)
+    return fft.irfft2(detail * np.conj(outlines), s=page.shape)[near][:, near]
 
 
-def _shift(image: NDArray, mask: NDArray[np.bool_]) -> tuple[int, int] | None:
+def _shift(image: NDArray, mask: NDArray[np.bool_]) -> tuple[int, ...] | None:
     """Find how far (y, x) the mask should be moved, if that is clear in both halves of the stack.
 
-    Returns
-    -------
-    tuple of int, or None
-        None where the mask lies well, or where edges and outlines have too little in common.
+    None where the mask lies well, or where edges and outlines have too little in common.
     """
     marked = np.flatnonzero(mask.any(axis=(1, 2)))
     step = max(1, min(image.shape[1:]) // 1024)
@@ -289,17 +237,18 @@ def _shift(image: NDArray, mask: NDArray[np.bool_]) -> tuple[int, int] | None:
     if len(marked) < 2 or longest <= SHIFT_TOLERANCE:
         return None
     chosen = marked[np.unique(np.linspace(0, len(marked) - 1, 16).astype(int))]
-    maps = _match(image[chosen][:, ::step, ::step], mask[chosen][:, ::step, ::step], longest)
+    thin = np.s_[::step, ::step]
+    maps = np.stack([_match(image[index][thin], mask[index][thin], longest) for index in chosen])
     total = maps.mean(axis=0)
     sign = np.sign(total.flat[np.abs(total).argmax()])  # mitochondria are darker, or brighter
+    total *= sign
+    half = len(maps) // 2
     peaks = [
-        np.array(np.unravel_index((sign * part.mean(axis=0)).argmax(), total.shape)) - longest
-        for part in (maps, maps[: len(maps) // 2], maps[len(maps) // 2 :])
+        np.array(np.unravel_index(part.argmax(), total.shape)) - longest
+        for part in (total, sign * maps[:half].mean(axis=0), sign * maps[half:].mean(axis=0))
     ]
-    total = sign * total
     score = (total.max() - np.median(total)) / max(float(total.std()), 1e-9)
-    apart = max(int(np.abs(peaks[0] - peak).max()) for peak in peaks)
+    apart = max(np.abs(peaks[0] - peak).max() for peak in peaks)
     if score < SHIFT_SCORE or apart > 6 or np.abs(peaks[0] * step).max() <= SHIFT_TOLERANCE:
         return None
-    down, right = (int(length) * step for length in peaks[0])
-    return down, right
+    return tuple(int(length) * step for length in peaks[0])

@@ -2,14 +2,13 @@
 
 import json
 import os
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from synthseg.stacks.findings import DataError, Finding, Pair, Source, show_path
+from synthseg.stacks.findings import DataError, Finding, Pair, Source, digest, show_path
 from synthseg.stacks.read import TIFF_HEADS, describe, read_stack
 
 PAGE = "https://www.epfl.ch/labs/cvlab/data/data-em/"
@@ -48,29 +47,20 @@ def load_epfl() -> Source:
     return source
 
 
-def holds_epfl(folder: Path) -> bool:
-    """Whether a folder holds any of the four files."""
-    return any((folder / name).exists() for name in FILES)
-
-
 def _download(base_url: str) -> Path:
     """Download what the cache lacks and return its folder.
 
-    Finished files are kept and a partial one never gets its final name, so an interrupted
-    download goes on with the file it was in. EPFL publishes no checksums: the sha256 of what
+    A partial file never gets its final name. EPFL publishes no checksums: the sha256 of what
     arrived first is kept in ``sha256.json``, and a file that changed since is downloaded again.
     """
     folder = Path(pooch.os_cache("synthseg")) / "epfl"
     record = folder / "sha256.json"
     try:
         known = json.loads(record.read_text()) if record.exists() else {}
-        if not isinstance(known, dict):
-            raise ValueError("not a list of checksums")
-    except (OSError, ValueError) as error:
+        checksums = {name: known.get(name) for name in FILES}
+    except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{record} cannot be read ({error}); delete it.") from error
-    checksums = {name: str(known[name]) for name in FILES if name in known}
-    registry = {name: checksums.get(name) for name in FILES}
-    cache = pooch.create(folder, base_url, registry=registry, retry_if_failed=DOWNLOAD_RETRIES)
+    cache = pooch.create(folder, base_url, registry=checksums, retry_if_failed=DOWNLOAD_RETRIES)
     for name in FILES:
         file = folder / name
         try:
@@ -121,16 +111,16 @@ def read_epfl(folder: Path, origin: str) -> Source:
         f"EPFL CA1 hippocampus, 5 nm voxels (A. Lucchi, Y. Li, P. Fua, CVPR 2013, {PAGE}), "
         f"{origin}. Test scores are taken on every {TEST_STEP}th slice of the test stack."
     )
-    if _hash(stacks["training.tif"][0]) == RECOVERED_FIRST_IMAGE:
+    if digest(stacks["training.tif"][0]) == RECOVERED_FIRST_IMAGE:
         provenance += (
             " This copy was recovered from a public mirror: the masks are the original ones "
             "(compared on two slices), the grey values are exact up to a constant per slice."
         )
-    training, testing = (
+    pairs = [
         Pair(stacks[f"{half}.tif"], stacks[f"{half}_groundtruth.tif"] > 0, f"epfl-{half}")
         for half in ("training", "testing")
-    )
-    return Source(training, testing, NM_PER_PIXEL, "epfl", provenance)
+    ]
+    return Source(pairs, NM_PER_PIXEL, "epfl", provenance)
 
 
 def _read_file(path: Path) -> NDArray[np.uint8]:
@@ -153,18 +143,12 @@ def _read_file(path: Path) -> NDArray[np.uint8]:
     if pixels.shape not in shapes or pixels.dtype != np.uint8:
         listed = " or ".join(map(str, shapes))
         raise refuse(f"is {pixels.dtype} {pixels.shape}, but the EPFL file is uint8 {listed}")
-    if path.name in FIRST_MASK:
-        if not np.isin(pixels, (0, 255)).all():
-            raise refuse("holds values other than 0 and 255, so it is not the EPFL mask")
-        for other, first_mask in FIRST_MASK.items():
-            if other != path.name and _hash(pixels[0]) == first_mask:
-                raise refuse(
-                    f"holds the masks of {other}: training and testing files are swapped, and "
-                    "scores would be taken on training data",
-                    f"download them from {PAGE}",
-                )
+    if path.name not in FIRST_MASK:
+        return pixels
+    if not np.isin(pixels, (0, 255)).all():
+        raise refuse("holds values other than 0 and 255, so it is not the EPFL mask")
+    for other, first_mask in FIRST_MASK.items():
+        if other != path.name and digest(pixels[0]) == first_mask:
+            what = f"holds the masks of {other}: training and testing files are swapped, and scores"
+            raise refuse(f"{what} would be taken on training data", f"download them from {PAGE}")
     return pixels
-
-
-def _hash(page: NDArray) -> str:
-    return sha256(page.tobytes()).hexdigest()

@@ -1,7 +1,8 @@
 """Findings: what is wrong or noteworthy in files and pixels, where, and how to mend it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -17,30 +18,24 @@ def show_path(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
+def digest(page: NDArray) -> str:
+    """Return the sha256 of the pixels of a slice."""
+    return sha256(np.ascontiguousarray(page).data).hexdigest()
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was noticed in the data.
 
-    Attributes
-    ----------
-    severity : {"error", "warning", "note"}
-        An error keeps the data from being used. A warning is a likely mistake that only a person
-        can judge. A note says how something was understood.
-    file : str
-        The file or folder.
-    what : str
-        What is wrong, to be read after the name of the file.
-    remedy : str
-        What to do. Empty if `what` is a whole sentence that says it.
-    slices : tuple of int
-        Slices of a multi-page file, counted from 0; empty if it is about the whole file.
+    An error keeps the data from being used. A warning is a likely mistake that only a person can
+    judge. A note says how something was understood.
     """
 
     severity: Severity
-    file: str
-    what: str
-    remedy: str = ""
-    slices: tuple[int, ...] = ()
+    file: str  # or folder
+    what: str  # is wrong, to be read after the name of the file
+    remedy: str = ""  # what to do; empty if `what` is a whole sentence that says it
+    slices: tuple[int, ...] = ()  # of a multi-page file, from 0; empty for the file as a whole
 
     def __str__(self) -> str:
         if not self.remedy:
@@ -53,20 +48,16 @@ class Finding:
         """The slices in words, such as ``slices 3, 5-7``; empty for a whole file."""
         runs = []
         for _, group in groupby(enumerate(self.slices), lambda item: item[1] - item[0]):
-            members = [number for _, number in group]
-            runs.append(f"{members[0]}-{members[-1]}" if members[1:] else f"{members[0]}")
-        if not runs:
-            return ""
-        return f"{'slice' if len(self.slices) == 1 else 'slices'} {', '.join(runs)}"
+            first, *more = (number for _, number in group)
+            runs.append(f"{first}-{more[-1]}" if more else f"{first}")
+        word = "slice" if len(self.slices) == 1 else "slices"
+        return f"{word} {', '.join(runs)}" if runs else ""
 
 
 class DataError(ValueError):
     """The data cannot be used; the message says which file is wrong and what to do.
 
-    Parameters
-    ----------
-    problem : str or list of Finding
-        A sentence, or all that was noticed, with at least one error among it.
+    `problem` is a sentence, or all that was noticed, with at least one error among it.
     """
 
     def __init__(self, problem: str | list[Finding]) -> None:
@@ -78,36 +69,19 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices that were read, each with the place it came from.
-
-    Attributes
-    ----------
-    path : Path
-        A multi-page file, or a folder of slices.
-    pixels : array (z, y, x)
-        Of the type stored. Without slices if none could be read.
-    files : tuple of Path
-        The file of each slice.
-    numbers : tuple of int
-        The page of each slice in its file.
-    findings : list of Finding
-        What was noticed when it was read.
-    listed : list of Path
-        All its files, also those that could not be read.
-    """
+    """Slices that were read from a multi-page file or a folder, and what was noticed then."""
 
     path: Path
-    pixels: NDArray
-    files: tuple[Path, ...]
-    numbers: tuple[int, ...]
+    pixels: NDArray  # (z, y, x) of the type stored; no slices if none could be read
+    files: Sequence[Path]  # of each slice
+    numbers: Sequence[int]  # of each slice in its file
     findings: list[Finding] = field(default_factory=list)
-    listed: list[Path] = field(default_factory=list)
+    listed: list[Path] = field(default_factory=list)  # all files, also those that are unreadable
 
     @classmethod
     def of(cls, pixels: NDArray, name: str) -> "Stack":
         """Make a stack of an array, as if it were one multi-page file of this name."""
-        path = Path(name)
-        return cls(path, pixels, (path,) * len(pixels), tuple(range(len(pixels))))
+        return cls(Path(name), pixels, [Path(name)] * len(pixels), range(len(pixels)))
 
     @property
     def complete(self) -> bool:
@@ -116,13 +90,13 @@ class Stack:
 
     def label(self, index: int) -> str:
         """Name of one slice, for use within a sentence."""
-        one_file = len(set(self.files)) == 1
-        return f"slice {self.numbers[index]}" if one_file else self.files[index].name
+        file = self.files[index]
+        return f"slice {self.numbers[index]}" if file == self.path else show_path(Path(file.name))
 
-    def labels(self, indices: Iterable[int], most: int) -> str:
+    def labels(self, indices: list[int], most: int) -> str:
         """Names of the first few of these slices."""
-        named = [self.label(index) for index in indices]
-        return ", ".join(named if len(named) <= most else [*named[:most], "…"])
+        more = ["…"] if len(indices) > most else []
+        return ", ".join([*map(self.label, indices[:most]), *more])
 
     def whole(self, severity: Severity, what: str, remedy: str) -> Finding:
         """A finding about the file or folder as a whole."""
@@ -150,8 +124,7 @@ class Pair:
 class Source:
     """What was read: one block to develop on, and perhaps another one for the test."""
 
-    development: Pair
-    test: Pair | None
+    pairs: list[Pair]
     nm_per_pixel: float
     name: str
     provenance: str

@@ -24,41 +24,31 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from synthseg.stacks import tissue as tissues
 from synthseg.stacks.findings import Pair, Source
-from synthseg.stacks.tissue import (
-    ASPECT,
-    COARSE,
-    VOXEL,
-    Float,
-    Points,
-    Tissue,
-    lay_cells,
-    lay_mitochondria,
-    noise,
-)
+from synthseg.stacks.tissue import ASPECT, COARSE, VOXEL, Box, Float, Points, Tissue, clip, noise
 
 SMALLEST = (4, 128, 128)
 
 # --- Inclusions -------------------------------------------------------------------------------
 
 
+def _offsets(window: Box, centre: Points) -> list[Points]:
+    """Pixels from `centre` along z, y and x, at every voxel of a window."""
+    places = zip(np.ogrid[window], centre, ASPECT, strict=True)
+    return [(at - middle) * edge for at, middle, edge in places]
+
+
 def _stamp(surface: Float, centre: Points, radius: float, squeeze: Points | None = None) -> None:
     """Lower `surface` (signed distance in pixels) to that of a ball; `squeeze` (3,) flattens it."""
     reach = np.ceil((radius + 5.0) / ASPECT)
-    low = np.maximum(np.rint(centre - reach), 0).astype(int)
-    high = np.minimum(np.rint(centre + reach) + 1, surface.shape).astype(int)
-    window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    place = surface[window]
-    if not place.size:
-        return
-    scaled = zip(np.ogrid[window], centre, ASPECT, strict=True)
-    depth, height, width = (
-        ((at - middle) * edge).astype(np.float32) for at, middle, edge in scaled
-    )
+    window = clip(np.rint(centre - reach), np.rint(centre + reach) + 1, surface.shape)
+    depth, height, width = (each.astype(np.float32) for each in _offsets(window, centre))
     square = depth**2 + height**2 + width**2
     if squeeze is not None:
         square = square + 2 * (depth * squeeze[0] + height * squeeze[1] + width * squeeze[2]) ** 2
-    np.minimum(place, np.sqrt(square).astype(np.float32) - np.float32(radius), out=place)
+    ball = np.sqrt(square).astype(np.float32) - np.float32(radius)
+    surface[window] = np.minimum(surface[window], ball)
 
 
 def _free(
@@ -79,16 +69,14 @@ def _synapses(rng: np.random.Generator, tissue: Tissue, distance: Float, surface
     reach = np.array([14, 56, 56])
     places = np.argwhere(tissue.depth < 1.5)
     for point in places[rng.choice(len(places), 30 * wanted)]:
-        low, high = np.maximum(point - reach, 0), np.minimum(point + reach + 1, density.shape)
-        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        box = clip(point - reach, point + reach + 1, density.shape)
         cells = tissue.cell[box]
         near = np.bincount(cells.ravel(), minlength=len(tissue.large))
-        at_point = tuple(slice(max(at - 2, 0), at + 3) for at in point)
-        pair = [int(index) for index in np.unique(tissue.cell[at_point])]
-        axons = [index for index in pair if not tissue.large[index]]
-        if len(pair) != 2 or not axons or near[pair].min() < 0.1 * cells.size:
+        pair = np.unique(tissue.cell[clip(point - 2, point + 3, density.shape)])
+        axons = pair[~tissue.large[pair]]
+        if len(pair) != 2 or not len(axons) or near[pair].min() < 0.1 * cells.size:
             continue
-        before = axons[0]
+        before = int(axons[0])
         after = pair[0] if pair[1] == before else pair[1]
         offset = rng.standard_normal((1500, 3)) * 24.0
         centres = point + offset[(offset**2).sum(axis=1) < 50**2] / ASPECT
@@ -99,8 +87,7 @@ def _synapses(rng: np.random.Generator, tissue: Tissue, distance: Float, surface
         close = cKDTree(centres * ASPECT).query_pairs(8.2, output_type="ndarray")
         for centre in np.delete(centres, close.max(axis=1, initial=0), axis=0):
             _stamp(surface, centre, rng.uniform(3.2, 4.2))
-        offsets = zip(np.ogrid[box], point, ASPECT, strict=True)
-        away = np.sqrt(sum(((at - middle) * edge) ** 2 for at, middle, edge in offsets))
+        away = np.sqrt(sum(each**2 for each in _offsets(box, point)))
         disk = np.clip((rng.uniform(20.0, 40.0) - away) / 6.0, 0.0, 1.0)
         facing = ndimage.maximum_filter(cells == before, (3, 19, 19))
         thick = np.exp(-((tissue.depth[box] / 5.0) ** 2)) * ((cells == after) & facing)
@@ -130,16 +117,36 @@ def _bump(distance: Float, width: float) -> Float:
     return np.exp(-((distance * np.float32(1.0 / width)) ** 2))
 
 
-def _render(
-    rng: np.random.Generator,
-    tissue: Tissue,
-    mitochondria: tuple[NDArray[np.uint8], Float, Float],
-    surface: Float,
-    density: Float,
-) -> NDArray[np.uint8]:
-    """Grey values from the geometry: staining, texture, blur, shot noise."""
-    mask, distance, cristae = mitochondria
-    shape = mask.shape
+def make(
+    seed: int, shape: tuple[int, int, int] = (48, 384, 512)
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Simulate a volume of neuropil; the same seed and shape give the same volume.
+
+    Parameters
+    ----------
+    seed : int
+        Not negative.
+    shape : tuple of int
+        Voxels (z, y, x), at least (4, 128, 128).
+
+    Returns
+    -------
+    image, mask : uint8 arrays (z, y, x)
+        The mask is 1 on mitochondria, outer membrane included.
+    """
+    if seed < 0:
+        raise ValueError(f"phantom: the seed must not be negative, but is {seed}.")
+    if any(size < least for size, least in zip(shape, SMALLEST, strict=True)):
+        raise ValueError(
+            f"phantom: the shape (z, y, x) must be at least {SMALLEST} voxels, but is {shape}."
+        )
+    rng = np.random.default_rng(seed)
+    tissue = tissues.lay_cells(rng, shape)
+    mask, distance, cristae = tissues.lay_mitochondria(rng, tissue)
+    surface = np.full(shape, 20.0, np.float32)
+    density = _synapses(rng, tissue, distance, surface)
+    _vesicles(rng, tissue, distance, surface)
+
     greys = rng.normal(172.0, 6.0, len(tissue.large))
     dark = (rng.random(len(greys)) < 0.10) & ~tissue.large
     greys[dark] -= rng.uniform(15.0, 35.0, int(dark.sum()))
@@ -150,12 +157,11 @@ def _render(
     image -= 28.0 * np.clip(middle + 0.6 * fine - 0.8, 0.0, 1.4)
     # Inclusions: a dark membrane on the surface, the lumen a little darker than the cytosol.
     image -= 52.0 * _bump(surface + 0.6, 1.9) + 14.0 * (surface < 0)
-
+    # Mitochondria: matrix, cristae, and two membranes.
     matrix = 126.0 + 5.0 * fine + 4.0 * middle + 5.0 * noise(rng, shape, 25.0, 8)
     matrix -= 36.0 * cristae * np.clip((distance - 5.0) / 3.0, 0.0, 1.0)
     matrix -= 46.0 * _bump(distance - 1.4, 1.6) + 34.0 * _bump(distance - 6.2, 1.4)
     np.copyto(image, matrix, where=mask.astype(bool))
-
     # Cell membranes; the cleft between two shows here and there, as staining varies.
     image -= (76.0 + 7.0 * noise(rng, shape, 14.0, 6)) * _bump(np.maximum(tissue.depth - 1, 0), 1.9)
     cleft = np.clip(10.0 + 14.0 * noise(rng, shape, 20.0, 8), 0.0, 30.0)
@@ -163,51 +169,13 @@ def _render(
     sharp = np.clip(image, 78.0, 215.0)
     image = ndimage.gaussian_filter(sharp, (0.25, 1.0, 1.0), truncate=3.0)
     image += np.sqrt(image) * (0.75 * rng.standard_normal(shape, dtype=np.float32))  # shot noise
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def make(
-    seed: int, shape: tuple[int, int, int] = (48, 384, 512)
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Simulate a volume of neuropil.
-
-    Parameters
-    ----------
-    seed : int
-        Not negative. The same seed and shape give the same volume.
-    shape : tuple of int
-        Voxels (z, y, x), at least (4, 128, 128).
-
-    Returns
-    -------
-    image, mask : uint8 arrays (z, y, x)
-        The mask is 1 on mitochondria, outer membrane included.
-
-    Raises
-    ------
-    ValueError
-        If the seed is negative or the shape too small.
-    """
-    if seed < 0:
-        raise ValueError(f"phantom: the seed must not be negative, but is {seed}.")
-    if any(size < least for size, least in zip(shape, SMALLEST, strict=True)):
-        raise ValueError(
-            f"phantom: the shape (z, y, x) must be at least {SMALLEST} voxels, but is {shape}."
-        )
-    rng = np.random.default_rng(seed)
-    tissue = lay_cells(rng, shape)
-    mitochondria = lay_mitochondria(rng, tissue)
-    surface = np.full(shape, 20.0, np.float32)
-    density = _synapses(rng, tissue, mitochondria[1], surface)
-    _vesicles(rng, tissue, mitochondria[1], surface)
-    return _render(rng, tissue, mitochondria, surface, density), mitochondria[0]
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask
 
 
 def source() -> Source:
     """Two simulated volumes: one for training and validation, another one for the test."""
     return Source(
-        development=Pair(*make(0), "phantom-0"),
-        test=Pair(*make(1, (12, 384, 512)), "phantom-1"),
+        pairs=[Pair(*make(0), "phantom-0"), Pair(*make(1, (12, 384, 512)), "phantom-1")],
         nm_per_pixel=VOXEL,
         name="phantom",
         provenance=(

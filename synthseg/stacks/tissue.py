@@ -1,5 +1,6 @@
 """Cells and mitochondria of the phantom: where they lie, at every voxel."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,20 +10,13 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from scipy.special import ndtri
 
-VOXEL = 5.0
-"""Width of a pixel in nm."""
-COARSE = 20.0
-"""Distance of the slices, and edge of the voxels in which geometry is made, in nm."""
-STEP = (1, 4, 4)
-"""Voxels (z, y, x) in a coarse one."""
-ASPECT = np.array([4.0, 1.0, 1.0])
-"""Edges (z, y, x) of a voxel in pixels."""
-PAD = 7
-"""Coarse voxels added on each side, so that cells and mitochondria are cut, not end."""
-SMOOTHING = 0.9
-"""Standard deviation, in coarse voxels, of the smoothing of cell outlines (18 nm)."""
-FRACTION = 0.08
-"""Mitochondria are added until they fill this part of the volume."""
+VOXEL = 5.0  # width of a pixel in nm
+COARSE = 20.0  # distance of the slices, and edge of the voxels in which geometry is made, in nm
+STEP = (1, 4, 4)  # voxels (z, y, x) in a coarse one
+ASPECT = np.array([4.0, 1.0, 1.0])  # edges (z, y, x) of a voxel in pixels
+PAD = 7  # coarse voxels added on each side, so that cells and mitochondria are cut, not end
+SMOOTHING = 0.9  # standard deviation of the smoothing of cell outlines, in coarse voxels (18 nm)
+FRACTION = 0.08  # mitochondria are added until they fill this part of the volume
 
 Float = NDArray[np.float32]
 Points = NDArray[np.float64]
@@ -40,61 +34,61 @@ class Tissue:
     large: NDArray[np.bool_]  # for each cell: is it a dendrite
 
 
-# --- Interpolation ----------------------------------------------------------------------------
+# --- Boxes and interpolation ------------------------------------------------------------------
 
 
-def _interpolate(field: NDArray, matrices: list[NDArray[np.float64]]) -> Float:
-    """Apply one matrix (fine, coarse) along each axis of `field`.
+def clip(low: Iterable[float], high: Iterable[float], shape: Sequence[int]) -> Box:
+    """The voxels from `low` to before `high`, as far as they lie within `shape`."""
+    edges = zip(low, high, shape, strict=True)
+    return tuple(slice(max(int(a), 0), max(min(int(b), size), 0)) for a, b, size in edges)
+
+
+def _boxes(low: NDArray, high: NDArray, coarse: Sequence[int], shape: Sequence[int]) -> list[Box]:
+    """Coarse box with a margin, and the voxels it holds, which may be none."""
+    inner = ((low - 2 - PAD) * STEP, (high + 2 - PAD) * STEP)
+    return [clip(low - 4, high + 4, coarse), clip(*inner, shape)]
+
+
+def _interpolate(field: NDArray, places: list[Points], weigh: Callable[[Points], Points]) -> Float:
+    """Interpolate at `places` along each axis; `weigh` gives weights for distances to the grid.
 
     The products are sparse rather than BLAS's, whose last digit depends on the number of threads:
     the same seed must give the same voxels everywhere.
     """
     result = np.asarray(field, np.float32)
-    for axis, matrix in enumerate(matrices):
+    for axis, place in enumerate(places):
         front = np.moveaxis(result, axis, 0)
-        product = csr_array(matrix.astype(np.float32)) @ front.reshape(len(front), -1)
+        matrix = weigh(np.abs(place[:, None] - np.arange(len(front)))).astype(np.float32)
+        product = csr_array(matrix) @ front.reshape(len(front), -1)
         result = np.moveaxis(product.reshape(-1, *front.shape[1:]), 0, axis)
     return np.ascontiguousarray(result)
 
 
 def _upsample(field: NDArray, box: Box, fine: Box, sigma: float) -> Float:
     """Interpolate the coarse `field`, which covers `box`, onto `fine`, by Gaussians of `sigma`."""
-    matrices = []
-    for step, held, wanted in zip(STEP, box, fine, strict=True):
-        centre = (np.arange(wanted.start, wanted.stop) + 0.5) / step + PAD - 0.5
-        distance = np.abs(centre[:, None] - np.arange(held.start, held.stop))
+
+    def gaussian(distance: Points) -> Points:
         weight = np.where(distance < 4.0, np.exp(-0.5 * (distance / sigma) ** 2), 0.0)
-        matrices.append(weight / weight.sum(axis=1, keepdims=True))
-    return _interpolate(field, matrices)
+        return weight / weight.sum(axis=1, keepdims=True)
 
-
-def _boxes(found: Box, coarse: tuple[int, ...], shape: tuple[int, ...]) -> tuple[Box, Box]:
-    """Coarse box with a margin, and the voxels it holds, which may be none."""
-    box, fine = [], []
-    for part, limit, size, step in zip(found, coarse, shape, STEP, strict=True):
-        box.append(slice(max(part.start - 4, 0), min(part.stop + 4, limit)))
-        first, last = (part.start - 2 - PAD) * step, (part.stop + 2 - PAD) * step
-        fine.append(slice(max(first, 0), max(min(last, size), 0)))
-    return tuple(box), tuple(fine)
+    places = [
+        (np.arange(wanted.start, wanted.stop) + 0.5) / step + PAD - 0.5 - held.start
+        for step, held, wanted in zip(STEP, box, fine, strict=True)
+    ]
+    return _interpolate(field, places, gaussian)
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, ...], grain: float, step: int = 1) -> Float:
     """Smooth noise of unit variance: white noise blurred by `grain` pixels on a grid of `step`."""
     steps = (max(step // 4, 1), step, step)
     small = tuple(-(-size // each) + 4 for size, each in zip(shape, steps, strict=True))
-    sigma = grain / ASPECT / steps
-    result = ndimage.gaussian_filter(
-        rng.standard_normal(small, dtype=np.float32), sigma, mode="wrap", truncate=3.0
-    )
+    white = rng.standard_normal(small, dtype=np.float32)
+    result = ndimage.gaussian_filter(white, grain / ASPECT / steps, mode="wrap", truncate=3.0)
     result /= result.std()
-    if step > 1:
-        matrices = []
-        for held, wanted, each in zip(small, shape, steps, strict=True):
-            position = (np.arange(wanted) + 0.5) / each + 1.0
-            distance = np.abs(position[:, None] - np.arange(held))
-            matrices.append(np.clip(1.0 - distance, 0.0, None))
-        result = _interpolate(result, matrices)
-    return result[tuple(slice(size) for size in shape)]
+    if step == 1:
+        return result[tuple(slice(size) for size in shape)]
+    places = [(np.arange(n) + 0.5) / each + 1.0 for n, each in zip(shape, steps, strict=True)]
+    return _interpolate(result, places, lambda distance: np.clip(1.0 - distance, 0.0, None))
 
 
 # --- Cells ------------------------------------------------------------------------------------
@@ -139,17 +133,16 @@ def _tubes(
             path = np.concatenate([backward[::-1], forward])
             swing = np.cumsum(rng.standard_normal(len(path))) * 0.6 + rng.uniform(0, 6.3)
             widths = radius * (1.0 + variation * np.sin(swing))
-            if len(positions):  # a tube ends where it meets another one
-                near = (np.abs(positions - start) < np.abs(path - start).max(axis=0) + 500.0).all(1)
-                gap = np.linalg.norm(path[:, None] - positions[near], axis=2)
-                free = (gap > 0.8 * (widths[:, None] + radii[near])).all(axis=1)
-                free[len(backward)] = True
-                labels, _ = ndimage.label(free)
-                keep = labels == labels[len(backward)]
-                path, widths = path[keep], widths[keep]
-            positions = np.concatenate([positions, path])
-            radii = np.concatenate([radii, widths])
-            owners = np.concatenate([owners, np.full(len(path), len(large))])
+            # A tube ends where it meets another one.
+            near = (np.abs(positions - start) < np.abs(path - start).max(axis=0) + 500.0).all(1)
+            gap = np.linalg.norm(path[:, None] - positions[near], axis=2)
+            free = (gap > 0.8 * (widths[:, None] + radii[near])).all(axis=1)
+            free[len(backward)] = True
+            labels, _ = ndimage.label(free)
+            keep = labels == labels[len(backward)]
+            positions = np.concatenate([positions, path[keep]])
+            radii = np.concatenate([radii, widths[keep]])
+            owners = np.concatenate([owners, np.full(keep.sum(), len(large))])
             large.append(low > 200)
     return positions, radii, owners, np.array(large)
 
@@ -169,7 +162,6 @@ def lay_cells(rng: np.random.Generator, shape: tuple[int, int, int]) -> Tissue:
     tree = cKDTree(np.column_stack([positions, np.sqrt(radii.max() ** 2 - radii**2)]))
     query = np.pad(grid.reshape(-1, 3), ((0, 0), (0, 1)))
     owner = owners[tree.query(query, eps=0.3)[1]].reshape(coarse)
-
     border = ndimage.grey_dilation(owner, 3) != ndimage.grey_erosion(owner, 3)
     room = (ndimage.distance_transform_edt(~border) * COARSE).astype(np.float32)
     best, second = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -177,7 +169,8 @@ def lay_cells(rng: np.random.Generator, shape: tuple[int, int, int]) -> Tissue:
     for index, found in enumerate(ndimage.find_objects(owner + 1)):
         if found is None:
             continue
-        box, fine = _boxes(found, coarse, shape)
+        low, high = np.transpose([(part.start, part.stop) for part in found])
+        box, fine = _boxes(low, high, coarse, shape)
         if not best[fine].size:
             continue
         value = _upsample(owner[box] == index, box, fine, SMOOTHING)
@@ -200,20 +193,20 @@ def _axis(
     rng: np.random.Generator, tissue: Tissue, slope: Points, seat: NDArray[np.intp], width: float
 ) -> Points:
     """Walk both ways from `seat` along the middle of its cell: a path (n, 3) on the coarse grid."""
-    cell, limit = tissue.owner[tuple(seat)], np.array(tissue.owner.shape) - 1
-    around = tuple(slice(max(at - 15, 0), at + 16) for at in seat)
-    near = np.argwhere(tissue.owner[around] == cell) - [min(at, 15) for at in seat]
+    cell, shape = tissue.owner[tuple(seat)], tissue.owner.shape
+    around = clip(seat - 15, seat + 16, shape)
+    near = np.argwhere(tissue.owner[around] == cell) - np.minimum(seat, 15)
     # Mitochondria lie along processes: the cell's long axis is the heading.
     heading = np.linalg.eigh(near.T @ near)[1][:, -1] + 0.25 * rng.standard_normal(3)
     steps = int(0.5 * (rng.uniform(250.0, 700.0) - width) / COARSE)
-    halves = []
+    halves: list[list[Points]] = []
     for sign in (-1.0, 1.0):
         position, direction, half = seat.astype(float), sign * _unit(heading), []
         for _ in range(steps):
             place = tuple(np.rint(position).astype(int))
             lack = np.clip(1.0 - tissue.room[place] / (0.5 * width + 15.0), 0.0, 1.0)
             direction = _unit(direction + 0.1 * rng.standard_normal(3) + lack * slope[:, *place])
-            position = np.clip(position + direction, 0, limit)
+            position = np.clip(position + direction, 0, np.array(shape) - 1)
             place = tuple(np.rint(position).astype(int))
             if tissue.owner[place] != cell or tissue.room[place] < 0.25 * width:
                 break
@@ -222,19 +215,38 @@ def _axis(
     return np.array([*halves[0][::-1], seat, *halves[1]], float)
 
 
+def _field(rng: np.random.Generator, tissue: Tissue, path: Points, box: Box, width: float) -> Float:
+    """Nm inside the surface of a tube around `path` that keeps off the membrane, in `box`."""
+    away, nearest = cKDTree(path).query(np.moveaxis(np.mgrid[box], 0, -1))
+    along = np.linspace(0.0, 2 * np.pi, len(path))
+    swell = 1.0 + 0.1 * np.sin(rng.uniform(0.7, 1.6) * along + rng.uniform(0, 6.3))
+    cell = tissue.owner[tuple(np.rint(path[len(path) // 2]).astype(int))]
+    own = np.where(tissue.owner[box] == cell, tissue.room[box], -COARSE)
+    return np.minimum(0.5 * width * swell[nearest] - COARSE * away, own).astype(np.float32)
+
+
+def _cristae(rng: np.random.Generator, path: Points, fine: Box, ripple: Float) -> Float:
+    """Folds (0 to 1) across a mitochondrion, or along it, in `fine`."""
+    along = _unit(path[-1] - path[0] + rng.standard_normal(3))
+    normal = along if rng.random() < 0.6 else _unit(np.cross(along, rng.standard_normal(3)))
+    planes = zip(normal * ASPECT, np.ogrid[fine], strict=True)
+    position = sum((part * at for part, at in planes), np.float64(0)).astype(np.float32)
+    wave = np.cos(position * (2 * np.pi * VOXEL / rng.uniform(50.0, 80.0)) + 2 * ripple[fine])
+    return np.clip((wave - 0.2) / 0.6, 0, 1) * rng.uniform(0.7, 1.0)
+
+
 def lay_mitochondria(
     rng: np.random.Generator, tissue: Tissue
 ) -> tuple[NDArray[np.uint8], Float, Float]:
     """Mask (0/1), signed distance to the surface in pixels (inside positive), cristae (0 to 1)."""
-    shape = tissue.cell.shape
+    shape, coarse = tissue.cell.shape, tissue.owner.shape
     mask, cristae = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
     distance = np.full(shape, -20.0, np.float32)
     slope = np.stack(list(np.gradient(tissue.room))) / COARSE
     ripple = noise(rng, shape, 9.0, 3)
-    inner = tuple(slice(PAD - 2, size - PAD + 2) for size in tissue.owner.shape)
+    inner = tuple(slice(PAD - 2, size - PAD + 2) for size in coarse)
     roomy = np.argwhere(tissue.room[inner] > 50.0) + PAD - 2
-    taken = np.zeros(tissue.owner.shape, bool)
-    total, limit = 0, np.array(tissue.owner.shape)
+    taken, total = np.zeros(coarse, bool), 0
     for _ in range(max(60, mask.size // 3_000)):
         if total >= FRACTION * mask.size:
             break
@@ -244,10 +256,7 @@ def lay_mitochondria(
         path = _axis(rng, tissue, slope, seat, width)
         if taken[tuple(np.rint(path).astype(int).T)].any():
             continue
-        low, high = np.floor(path.min(axis=0)).astype(int), np.ceil(path.max(axis=0)).astype(int)
-        low, high = np.maximum(low - 4, 0), np.minimum(high + 5, limit)
-        found = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        box, fine = _boxes(found, tissue.owner.shape, shape)
+        box, fine = _boxes(np.floor(path.min(0)) - 4, np.ceil(path.max(0)) + 5, coarse, shape)
         if not mask[fine].size:
             continue
         field = _field(rng, tissue, path, box, width)
@@ -268,23 +277,5 @@ def lay_mitochondria(
         mask[fine][piece] = 1
         inside = np.where(piece, inside, np.minimum(inside, 0.0))
         distance[fine] = np.maximum(distance[fine], inside)
-        # Cristae lie across the mitochondrion, or along it.
-        along = _unit(path[-1] - path[0] + rng.standard_normal(3))
-        normal = along if rng.random() < 0.6 else _unit(np.cross(along, rng.standard_normal(3)))
-        planes = zip(normal * ASPECT, np.ogrid[fine], strict=True)
-        position = sum((part * at for part, at in planes), np.float64(0)).astype(np.float32)
-        wave = np.cos(position * (2 * np.pi * VOXEL / rng.uniform(50.0, 80.0)) + 2 * ripple[fine])
-        cristae[fine][piece] = (np.clip((wave - 0.2) / 0.6, 0, 1) * rng.uniform(0.7, 1.0))[piece]
+        cristae[fine][piece] = _cristae(rng, path, fine, ripple)[piece]
     return mask, distance, cristae
-
-
-def _field(rng: np.random.Generator, tissue: Tissue, path: Points, box: Box, width: float) -> Float:
-    """Nm inside the surface of a tube around `path` that keeps off the membrane, in `box`."""
-    grid = np.moveaxis(np.mgrid[box], 0, -1)
-    away, nearest = cKDTree(path).query(grid)
-    along = np.linspace(0.0, 2 * np.pi, len(path))
-    swell = 1.0 + 0.1 * np.sin(rng.uniform(0.7, 1.6) * along + rng.uniform(0, 6.3))
-    cell = tissue.owner[tuple(np.rint(path[len(path) // 2]).astype(int))]
-    own = np.where(tissue.owner[box] == cell, tissue.room[box], -COARSE)
-    tube = 0.5 * width * swell[nearest] - COARSE * away
-    return np.minimum(tube, own).astype(np.float32)
