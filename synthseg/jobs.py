@@ -116,14 +116,17 @@ def execute(
             (job.folder / "card.json").touch()  # a book is built from the latest run
             show(job, Progress("unchanged", part=1.0))
         if waiting:
-            _write_plan(waiting, base)
+            _write_plan(waiting, base, in_order=side_by_side == 1)
             _snakemake(waiting, base, show, side_by_side, executor)
     finally:
         keys.release(base)
 
 
-def _write_plan(jobs: list[Job], base: Path) -> None:
-    """Write the configuration of the Snakefile; inputs that are finished are no jobs."""
+def _write_plan(jobs: list[Job], base: Path, in_order: bool) -> None:
+    """Write the configuration of the Snakefile; inputs that are finished are no jobs.
+
+    Of jobs side by side the last ones come first: chapter 7 is the longest.
+    """
     names = {job.folder: job.folder.relative_to(base).as_posix() for job in jobs}
     plan = {
         names[job.folder]: {
@@ -131,8 +134,9 @@ def _write_plan(jobs: list[Job], base: Path) -> None:
             "parameters": job.parameters,
             "key": job.key,
             "inputs": [names[folder] for folder in job.inputs if folder in names],
+            "priority": -place if in_order else place,
         }
-        for job in jobs
+        for place, job in enumerate(jobs)
     }
     write_json(base / "plan.json", {"root": str(project_root()), "jobs": plan})
 

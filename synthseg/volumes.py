@@ -60,7 +60,9 @@ class Volume:
         if mask.dtype not in (np.uint8, np.bool_) or mask.max() > 1:
             raise DataError(f"The mask of {name} must be bool, or uint8 of 0 and 1.")
         if not 0 < nm_per_pixel < np.inf:
-            raise DataError(f"nm_per_pixel={nm_per_pixel} of {name} must be a number above 0.")
+            raise DataError(
+                f"nm_per_pixel={nm_per_pixel} of {name} must be a number above 0; give nanometres."
+            )
         image, mask = image.view(), mask.astype(np.uint8, copy=False).view()
         image.flags.writeable = mask.flags.writeable = False  # or the fingerprint would lie
         digest = hashlib.sha256(f"{image.shape} {float(nm_per_pixel)}".encode())
@@ -180,7 +182,7 @@ def split_by_z(
 
 
 def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
-    """Load, check and split the data a person names; the provenance holds what `check` finds, too.
+    """Load, check and split the data a person names; raise `DataError` if they cannot be used.
 
     Parameters
     ----------
@@ -191,11 +193,6 @@ def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
         mitochondrion.
     nm_per_pixel : float, optional
         Width of a pixel in nanometres. Needed for one's own data only.
-
-    Raises
-    ------
-    DataError
-        If the data are missing, damaged, mismatched or not what they should be.
     """
     source = open_source(data, nm_per_pixel)
     dataset = _split(source)

@@ -4,6 +4,7 @@ Each check yields findings; none of them changes a pixel.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,12 +190,10 @@ def _slopes(pixels: NDArray) -> float:
 
 def _inverted_slices(mask: NDArray[np.bool_]) -> list[int]:
     """List slices that mark more than half, and agree with the next by less than 3 pixels in 10."""
-    found = []
-    for index in np.flatnonzero(mask.mean(axis=(1, 2)) > MOST_FOREGROUND):
-        beside = [near for near in (index - 1, index + 1) if 0 <= near < len(mask)]
-        if all((mask[index] == mask[near]).mean() < 0.3 for near in beside):
-            found.append(int(index))
-    return found
+    differ = [(page == following).mean() < 0.3 for page, following in pairwise(mask)]
+    beside = np.pad(differ, 1, constant_values=True).astype(bool)  # before each, and after the last
+    large = mask.mean(axis=(1, 2)) > MOST_FOREGROUND
+    return np.flatnonzero(large & beside[:-1] & beside[1:]).tolist()
 
 
 # --- Images and masks together ----------------------------------------------------------------

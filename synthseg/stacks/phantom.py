@@ -5,18 +5,15 @@ neuropil, it is made in seconds, and the mask is known exactly because the mitoc
 from it. It is a model of appearance, not of anatomy: scores on it say nothing about tissue.
 
 Pixels are 5 nm wide and slices lie 20 nm apart, so that few slices reach through many
-mitochondria. Lengths below are in nm, grey values from 0 to 255.
+mitochondria. Lengths are in nm:
 
-1. *Cells.* Winding tubes (dendrites of radius 230-360, axons of 90-170) are laid in space until it
-   is crowded. Each point goes to the nearest tube, in the sense of a power diagram (a Voronoi
-   diagram whose sites have sizes) in warped coordinates. This happens on a grid of 20 nm; Gaussian
-   interpolation of the cells' indicator functions then gives smooth outlines, and the depth below
-   the membrane, at every pixel.
+1. *Cells.* Winding tubes (dendrites of radius 230-360, axons of 90-170); each point goes to the
+   nearest tube in the sense of a power diagram (a Voronoi diagram whose sites have sizes).
 2. *Mitochondria.* Curved tubes, 100-190 wide and up to 700 long, within one cell each, until they
    fill 8 % of the voxels. Two membranes, and cristae every 50-80.
 3. *Inclusions.* Clusters of vesicles (32-42 across), each facing a postsynaptic density; single
    vesicles, endosomes and reticulum.
-4. *Image.* Grey values, grains of 8, 17 and 90, a blur of 5, shot noise.
+4. *Image.* Grey values from 0 to 255, grains of 8, 17 and 90, a blur of 5, shot noise.
 """
 
 import numpy as np
@@ -122,17 +119,8 @@ def make(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Simulate a volume of neuropil; the same seed and shape give the same volume.
 
-    Parameters
-    ----------
-    seed : int
-        Not negative.
-    shape : tuple of int
-        Voxels (z, y, x), at least (4, 128, 128).
-
-    Returns
-    -------
-    image, mask : uint8 arrays (z, y, x)
-        The mask is 1 on mitochondria, outer membrane included.
+    `shape` counts voxels (z, y, x), at least (4, 128, 128). Image and mask are uint8; the mask is
+    1 on mitochondria, outer membrane included.
     """
     if seed < 0:
         raise ValueError(f"phantom: the seed must not be negative, but is {seed}.")

@@ -195,8 +195,6 @@ def _decode(file: Path, budget: int) -> tuple[list[NDArray], list[Finding]]:
         raise _Unreadable(what, EXPORT_AGAIN) from error
     if logged:
         raise _Unreadable(f"is damaged: {logged[0][:200]}", EXPORT_AGAIN)
-    if not pages:
-        raise _Unreadable("holds no picture; it may be cut short", EXPORT_AGAIN)
     return pages, remarks
 
 
@@ -244,7 +242,7 @@ def _tiff(file: Path, budget: int) -> tuple[list[NDArray], list[Finding]]:
     with tifffile.TiffFile(file) as tiff:
         pages = list(tiff.pages)
         if not pages:
-            return [], []
+            raise _Unreadable("holds no picture; it may be cut short", EXPORT_AGAIN)
         claimed = sum(math.prod(page.shape) * np.dtype(page.dtype).itemsize for page in pages)
         _refuse_bomb(claimed, file.stat().st_size, budget)
         for number, page in enumerate(pages):
