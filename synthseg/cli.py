@@ -1,4 +1,4 @@
-"""The command line: ``synthseg run | rerun | book | publish | data | check``."""
+"""The command line: ``synthseg run | predict | rerun | book | publish | data | check``."""
 
 import os
 import time
@@ -232,6 +232,39 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
 
     listed = ", ".join(map(str, publishing.publish(profile, seed)))
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
+
+
+@app.command()
+@plain_errors()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of chapter 3.")],
+    images: Annotated[Path, typer.Argument(help="A folder of PNG or TIFF slices, or one file.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the masks, 0 and 255.")],
+    nm_per_pixel: Annotated[
+        float, typer.Option(min=0.01, help="Size of a pixel of the images in nanometres.")
+    ],
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Write probabilities, as TIFF, not masks.")
+    ] = False,
+) -> None:
+    """Make masks for images that nobody has annotated, and a picture of some of them.
+
+    Example:  synthseg predict runs/cpu/seed-0/03_baseline_segmentation new_slices masks
+    --nm-per-pixel 5
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from rich.progress import Progress
+
+    from synthseg.predict import predict as make_masks
+
+    with Progress(console=console, transient=True) as bars:
+        task = bars.add_task("slices")
+
+        def show(done: int, count: int) -> None:
+            bars.update(task, completed=done, total=count)
+
+        *masks, picture = make_masks(run, images, out, nm_per_pixel, probability, show)
+    console.print(f"{plural(len(masks), 'file')} in {show_path(out)}, a picture: {picture}")
 
 
 @app.command()

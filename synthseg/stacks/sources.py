@@ -83,7 +83,7 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
         names = [name]
         how = "one volume, split by z with gaps, so that test and training are the same block"
     blocks = [
-        Pair(_to_uint8(image.pixels), mask.pixels > 0, part)
+        Pair(to_uint8(image.pixels), mask.pixels > 0, part)
         for part, (image, mask) in zip(names, read, strict=True)
     ]
     provenance = f"Own data {name}, {nm_per_pixel:g} nm per pixel, {how}."
@@ -178,7 +178,7 @@ def _shared(train: Stack, test: Stack) -> Iterator[Finding]:
             yield from test.at([index], "error", what, f"{remedy} data")
 
 
-def _to_uint8(image: NDArray) -> NDArray[np.uint8]:
+def to_uint8(image: NDArray) -> NDArray[np.uint8]:
     """Keep 8-bit images; scale others between two percentiles of the whole volume."""
     if image.dtype == np.uint8:
         return image
