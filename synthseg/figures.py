@@ -24,7 +24,6 @@ __all__ = [
     "show_source",
     "spectrum_plot",
     "style",
-    "subplots",
     "table",
 ]
 
@@ -60,7 +59,7 @@ def style() -> None:
     store_pictures()
 
 
-def subplots(*grid: int, **settings: Any) -> tuple[Figure, Any]:
+def _subplots(*grid: int, **settings: Any) -> tuple[Figure, Any]:
     """`pyplot.subplots` without overlapping labels, closed for pyplot (see the module's text)."""
     figure, axes = plt.subplots(*grid, layout="constrained", **settings)
     plt.close(figure)  # can still be drawn into and shown
@@ -168,7 +167,7 @@ def curves(
             raise ValueError(
                 f"The history has no column {', '.join(missing)}; it has {', '.join(run.columns)}."
             )
-    figure, axes = subplots()
+    figure, axes = _subplots()
     for index, (column, label) in enumerate(labels.items()):
         line = _line(index)
         if len(runs) > 1:
@@ -194,7 +193,7 @@ def spectrum_plot(
     `nm_per_pixel` an upper axis has the periods in nanometres. `periods` (in pixels) are marked:
     a network that up-samples by 2 leaves its checkerboard at 2, 4, 8... pixels.
     """
-    figure, axes = subplots()
+    figure, axes = _subplots()
     shown = np.asarray(frequencies) > 0  # the mean grey would only stretch the axis
     for index, (label, power) in enumerate(spectra.items()):
         axes.plot(

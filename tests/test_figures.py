@@ -106,7 +106,7 @@ def test_wide_images_are_made_smaller_without_aliasing(formatters):
 
 def test_plots_are_stored_as_the_same_svg_each_time_and_micrographs_are_not(formatters):
     def stored():
-        figure, axes = figures.subplots()
+        figure, axes = figures._subplots()
         axes.plot([1, 2], label="a line")
         axes.legend()
         return formatters["image/svg+xml"](figure)
