@@ -25,16 +25,20 @@ MARGIN = 0.01  # Dice, below which a difference does not matter
 
 
 class Tables(NamedTuple):
-    """The study's tables: counts of the arms, and what was measured of the generators."""
+    """The study's tables: counts of the arms, and what was measured of the generators.
+
+    `seeds` is their number in the plan, whether or not all have been computed.
+    """
 
     arms: pd.DataFrame
     generators: pd.DataFrame
+    seeds: int
 
 
-def read_tables(results: Path) -> Tables:
+def read_tables(results: Path, seeds: int) -> Tables:
     """Read the study's tables from a folder."""
     arms, generators = (pd.read_csv(results / f"study_{n}.csv") for n in ("arms", "generators"))
-    return Tables(arms, generators)
+    return Tables(arms, generators, seeds)
 
 
 def scores(arms: pd.DataFrame, scored: str = "test") -> pd.Series:
@@ -44,18 +48,19 @@ def scores(arms: pd.DataFrame, scored: str = "test") -> pd.Series:
     return (2 * sums["tp"] / (2 * sums["tp"] + sums["fp"] + sums["fn"])).rename("dice")
 
 
-def gaps(arms: pd.DataFrame, amount: str, name: str) -> pd.Series:
+def gaps(tables: Tables, amount: str, name: str) -> pd.Series:
     """Dice on a part of its own network minus that of another seed's network, by seed.
 
-    Each network is also scored on the part of the next seed, the last on that of the first; both
-    scores are of the same tissue. A seed is left out until both networks are there.
+    Each network is also scored on the part of the next seed, the last one on that of the first;
+    both scores are of the same tissue. A seed is left out until both networks are there.
     """
-    seen, unseen = (_of(scores(arms, scored), amount, name) for scored in ("seen", "unseen"))
-    of_next = unseen.set_axis((unseen.index + 1) % max(len(unseen), 1))
-    return (seen - of_next).dropna()
+    seen, unseen = (
+        of_arm(scores(tables.arms, scored), amount, name) for scored in ("seen", "unseen")
+    )
+    return (seen - unseen.set_axis((unseen.index + 1) % tables.seeds)).dropna()
 
 
-def _of(series: pd.Series, amount: str, name: str) -> pd.Series:
+def of_arm(series: pd.Series, amount: str, name: str) -> pd.Series:
     """The part of a series by (amount, name, seed) that is of one arm, by seed."""
     level = series.index
     chosen = series[(level.get_level_values(0) == amount) & (level.get_level_values(1) == name)]
@@ -118,11 +123,11 @@ def compare_arms(
 ) -> Compared:
     """Compare two arms seed by seed, with the seeds that both have."""
     if measure == "gap":
-        pair = [gaps(tables.arms, amount, name) for name in (first, second)]
+        pair = [gaps(tables, amount, name) for name in (first, second)]
         tissue = None
     else:
         dice = scores(tables.arms)
-        pair = [_of(dice, amount, name) for name in (first, second)]
+        pair = [of_arm(dice, amount, name) for name in (first, second)]
         tissue = _tissue(tables.arms, amount, first, second)
     values = (pair[0] - pair[1]).dropna().to_numpy()
     return Compared(claim, question, f"{first} − {second}", measure, values, tissue)
@@ -131,24 +136,24 @@ def compare_arms(
 def _tissue(arms: pd.DataFrame, amount: str, first: str, second: str) -> statistics.Interval | None:
     """Interval over blocks of tissue and seeds, of the seeds that both arms have."""
     blocks = arms[(arms["scored"] == "test") & arms["unit"].str.startswith("block")]
-    blocks = blocks[blocks["amount"] == amount].set_index(["name", "seed", "unit"])[COUNTS]
-    ours, theirs = (blocks[blocks.index.get_level_values(0) == name] for name in (first, second))
-    both = sorted(
-        set(ours.index.get_level_values(1)) & set(theirs.index.get_level_values(1)),
-    )
+    blocks = blocks[blocks["amount"] == amount]
+    pair = [
+        blocks[blocks["name"] == name].pivot(index="seed", columns="unit", values=COUNTS)
+        for name in (first, second)
+    ]
+    both = pair[0].index.intersection(pair[1].index)
     if len(both) < 2:
         return None
-    shaped = [
-        arm.sort_index().to_numpy()[np.isin(arm.sort_index().index.get_level_values(1), both)]
-        for arm in (ours, theirs)
-    ]
-    shape = (len(both), -1, len(COUNTS))
-    return statistics.tissue_interval(*(arm.reshape(shape) for arm in shaped), seed=0)
+    ours, theirs = (
+        np.moveaxis(frame.loc[both].to_numpy().reshape(len(both), len(COUNTS), -1), 1, 2)
+        for frame in pair
+    )
+    return statistics.tissue_interval(ours, theirs, seed=0)
 
 
 def comparisons(tables: Tables, amount: str = "window") -> Iterator[Compared]:
     """All comparisons of the plan at one amount; claim 0 are controls, claim 5 stands apart."""
-    gap = gaps(tables.arms, amount, "A0").to_numpy()
+    gap = gaps(tables, amount, "A0").to_numpy()
     yield Compared(1, "Does real-only training over-fit?", "gap of A0", "gap", gap)
     for contrast in CONTRASTS:
         name = "Dice" if contrast.measure == "dice" else "gap"
@@ -177,7 +182,7 @@ def quality_and_dice(tables: Tables) -> pd.DataFrame:
     """Fréchet distance of each random generator, and test Dice of the segmenter of its images."""
     generators = tables.generators[tables.generators["name"] == "gan-random"]
     distance = generators[generators["images"] == "generated"].set_index("seed")["frechet"]
-    dice = _of(scores(tables.arms), "all", "A3-random")
+    dice = of_arm(scores(tables.arms), "all", "A3-random")
     return pd.concat([distance, dice], axis=1, join="inner").reset_index()
 
 
@@ -217,9 +222,7 @@ def verdict(compared: list[Compared], adjusted: float) -> str:
 def answer(tables: Tables, amount: str = "window") -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of all comparisons, and that of the ten claims with their verdicts."""
     parts = list(comparisons(tables, amount))
-    claims = {
-        number: [part for part in parts if part.claim == number] for number in range(1, 11)
-    }
+    claims = {number: [part for part in parts if part.claim == number] for number in range(1, 11)}
     pairs = quality_and_dice(tables)
     correlation, p = rank_correlation(pairs) if len(pairs) > 3 else (None, 1.0)
     raw = [claim_p(claims[number]) if claims[number] else p for number in claims]

@@ -134,11 +134,11 @@ class Plan:
                 yield from (self.arm(amount, arm, gan, seed) for arm in arms)
                 if amount == "window":  # what chance alone does to an arm
                     yield self.arm(amount, "A1", gan, seed, name="A1again", other_streams=True)
-        for seed in range(self.seeds):  # claim 6: the same network, fed with one noise image
+        for seed in range(self.seeds if plan["constant_noise"] else 0):  # claim 6
             constant = self.gan("window", "gan-constant-noise", seed, noise="constant")
             yield constant
             yield self.arm("window", "A4", constant, seed, name="A4-constant-noise")
-        for seed in range(self.seeds):  # claim 4: the decoder as the only change, in both recipes
+        for seed in range(self.seeds if plan["twins"] else 0):  # claim 4: another decoder alone
             for recipe in ("ours", "original"):
                 changes = {**plan["twins"], **(plan["original"] if recipe == "original" else {})}
                 for decoder in ("transposed", "resize"):
