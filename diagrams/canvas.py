@@ -70,7 +70,7 @@ class Canvas:
                 style["font_style"] = "italic"
             self.add(
                 "text",
-                escape(line),
+                escape(line.replace("  ", "\u2002")),  # SVG makes one space of many
                 x=x,
                 y=y,
                 font_size=size,

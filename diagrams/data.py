@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from diagrams.canvas import AMBER, BLUE, GREEN, INK, MUTED, RED, Canvas, blob
+from diagrams.canvas import AMBER, BLUE, GREEN, INK, MUTED, PINK, RED, Canvas, blob
 from synthseg import metrics
 
 
@@ -136,7 +136,14 @@ def aliasing() -> Canvas:
     c.text(origin, base + 21, "0", size=13)
     c.note(384, base + 21, "frequency", anchor="end")
     c.note(origin + 8, top + 16, "power", anchor="start")
-    c.line([(290, 290), (270, 246), (206, 232), (158, 244)], RED, arrow=True)
+    c.add(
+        "path",
+        d="M 300,304 Q 262,226 158,246",
+        fill="none",
+        stroke=RED,
+        stroke_width=1.5,
+        marker_end="url(#tip)",
+    )
     c.text(
         274, 236, "too fine for the grid:\nturns up over there", size=12, anchor="start", colour=RED
     )
@@ -144,38 +151,40 @@ def aliasing() -> Canvas:
     return c
 
 
-def _block(c: Canvas, x: float, y: float, length: float, colour: str, face: str = "") -> None:
+def _block(c: Canvas, x: float, y: float, length: float, colour: str, face: str) -> None:
     """A part of a stack: `length` is its depth along z, drawn to the right."""
     w, dx, dy, high = length, 34, -26, 78
     c.shape([(x, y), (x + dx, y + dy), (x + w + dx, y + dy), (x + w, y)], colour, 0.3, INK)
     c.shape([(x, y), (x + w, y), (x + w, y + high), (x, y + high)], colour, 0.5, INK)
-    end = [(x + w, y), (x + w + dx, y + dy), (x + w + dx, y + high + dy), (x + w, y + high)]
-    c.shape(end, colour, 0.18, INK)
-    if face:
-        c.text(x + w / 2, y + high / 2 + 5, face, bold=True)
+    c.text(x + w / 2, y + high / 2 + 5, face, bold=True)
+
+
+def _end(c: Canvas, x: float, y: float, colour: str) -> None:
+    """The face at the far end of a stack."""
+    c.shape([(x, y), (x + 34, y - 26), (x + 34, y + 52), (x, y + 78)], colour, 0.18, INK)
 
 
 def split() -> Canvas:
     """The parts of the data in three dimensions."""
     c = Canvas(
-        "The split: training part, gap and validation part of one stack; a test part apart", 310
+        "The split: training part, gap and validation part of one stack; a test part apart", 338
     )
     c.text(200, 20, "one stack, cut along z", bold=True)
-    y = 66
+    y = 96
     _block(c, 14, y, 196, BLUE, "train")
-    _block(c, 210, y, 48, "#ffffff")
-    for k in range(6):
-        c.line([(212 + 8 * k, y + 78), (220 + 8 * k - 4, y)], MUTED, width=0.8)
-    _block(c, 258, y, 74, AMBER, "validation")
+    _block(c, 210, y, 48, INK, "")
+    _block(c, 258, y, 90, AMBER, "validation")
+    _end(c, 348, y, AMBER)
     c.text(234, y + 96, "gap", bold=True)
     c.note(112, y + 96, "the network learns here")
-    c.note(324, y + 96, "choices are made here")
-    c.arrow((14, y + 112), (332, y + 112), colour=MUTED)
-    c.text(344, y + 116, "z", italic=True, colour=MUTED)
+    c.note(322, y + 96, "choices are made here")
+    c.arrow((14, y + 112), (348, y + 112), colour=MUTED)
+    c.text(360, y + 116, "z", italic=True, colour=MUTED)
     # A mitochondrion that is longer than a slice is thick, and ends within the gap.
-    c.shape([(188, 108), (196, 100), (236, 104), (242, 112), (234, 120), (194, 118)], INK, 0.55)
-    c.arrow((176, 40), (206, 98))
-    c.text(92, 40, "one mitochondrion,\nmany slices", size=12, anchor="start")
-    _block(c, 120, 218, 130, GREEN, "test")
-    c.note(292, 246, "another stack:\nfor the final score", anchor="start")
+    c.shape([(176, 124), (186, 114), (230, 116), (244, 124), (232, 134), (184, 133)], PINK, 1, INK)
+    c.arrow((176, 56), (202, 112))
+    c.text(170, 50, "one mitochondrion, many slices", size=12)
+    _block(c, 90, 250, 130, GREEN, "test")
+    _end(c, 220, 250, GREEN)
+    c.note(266, 280, "another stack:\nfor the final score", anchor="start")
     return c

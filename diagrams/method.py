@@ -1,7 +1,7 @@
 """Diagrams of the method: the chain, two clouds, composed masks, and the ladder of arms."""
 
 import math
-from dataclasses import fields
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,25 +14,25 @@ def chain() -> Canvas:
     c = Canvas("The chain: real images, generated images, a segmenter, and its score", 410)
     c.text(200, 18, "real images, and masks drawn by an expert", bold=True)
     c.micrograph(76, 30, 72, TWO)
-    c.mask(252, 30, 72, TWO)
+    c.mask(222, 30, 72, TWO)
     c.note(112, 118, "image x")
-    c.note(288, 118, "mask y")
-    c.line([(150, 66), (250, 66)], MUTED, dashed=True)
-    c.note(200, 60, "a pair")
+    c.note(258, 118, "mask y")
+    c.line([(150, 66), (220, 66)], MUTED, dashed=True)
+    c.note(185, 60, "a pair")
     # The way round.
-    c.box(236, 150, 104, 40, "generator G", GREEN)
-    c.arrow((288, 124), (288, 148))
-    c.note(350, 168, "learns from\nthe pairs", anchor="start")
-    c.arrow((288, 190), (288, 212))
+    c.box(206, 150, 104, 40, "generator G", GREEN)
+    c.arrow((258, 124), (258, 148))
+    c.note(320, 168, "learns from\nthe pairs", anchor="start")
+    c.arrow((258, 190), (258, 212))
     turned = [[(1 - v, u) for u, v in one] for one in TWO]
-    c.micrograph(252, 214, 72, turned)
-    c.note(350, 246, "as many as\none likes", anchor="start")
-    c.note(230, 226, "generated", anchor="end")
-    c.note(230, 241, "image G(y)", anchor="end")
+    c.micrograph(222, 214, 72, turned)
+    c.note(304, 246, "as many as\none likes", anchor="start")
+    c.note(212, 232, "generated", anchor="end")
+    c.note(212, 247, "image G(y)", anchor="end")
     # The segmenter.
     c.box(60, 304, 280, 36, "segmenter M: image in, mask out", BLUE)
     c.arrow((112, 124), (112, 302))
-    c.arrow((288, 288), (288, 302))
+    c.arrow((258, 288), (258, 302))
     c.note(122, 172, "the usual way", anchor="start")
     c.arrow((200, 340), (200, 364))
     c.text(200, 384, "Dice on real slices that it has not seen", bold=True)
@@ -187,58 +187,43 @@ def composing() -> Canvas:
     return c
 
 
-RUNGS = [("A0", "A1"), ("A1", "A4"), ("A4", "A5"), ("A5", "A6"), ("A6", "A7"), ("A7", "A8")]
-"""The ladder: each arm is the one before with a change."""
-ASIDE = [("A1", "A1x2"), ("A5", "A2"), ("A4", "A3"), ("A8", "A9")]
-"""Arms beside it, each next to the one that it is a control or a rival of."""
-WORDS = {
-    "augment": "augmentation",
-    "images": "images",
-    "masks": "masks",
-    "schedule": "weight",
-    "score": "score",
-}
-
-
-def change(first: str, second: str) -> str:
-    """What differs from one arm to the next, in words."""
-    before, after = arms.ARMS[first], arms.ARMS[second]
-    return ", ".join(
-        f"{WORDS[field.name]}: {getattr(after, field.name)}"
-        for field in fields(arms.Arm)
-        if field.name in WORDS and getattr(before, field.name) != getattr(after, field.name)
-    )
+RUNGS = ["A0", "A1", "A4", "A5", "A6", "A7", "A8"]
+"""The ladder, from below: each arm is the one before with a change."""
+BESIDE = {"A1x2": "A1", "A3": "A4", "A2": "A5", "A9": "A8"}
+"""Controls and rivals, each drawn above a rung."""
 
 
 def ladder() -> Canvas:
-    """The arms as a ladder, with the claim that each rung tests."""
-    c = Canvas("The ladder of arms: from each rung to the next one thing is added", 470)
-    step, low = 64, 424
-    heights = {name: low - step * k for k, name in enumerate(["A0", *(b for _, b in RUNGS)])}
-    claims = {(a.second, a.first): a.claim for a in arms.CONTRASTS if a.measure == "dice"}
-    c.line([(40, low + 16), (40, 26)], MUTED, width=3)
-    c.line([(84, low + 16), (84, 26)], MUTED, width=3)
+    """The arms as a ladder, with the claims that differences of arms test."""
+    c = Canvas("The ladder of arms: from each rung to the next one thing is added", 488)
+    step, low = 64, 428
+    heights = {name: low - step * k for k, name in enumerate(RUNGS)}
+    tested = [contrast for contrast in arms.CONTRASTS if contrast.claim]
+
+    def number(x: float, y: float, pair: set[str]) -> None:
+        """The claim that a pair of arms tests, if there is one."""
+        for contrast in tested:
+            if pair == {contrast.first, contrast.second} and contrast.measure == "dice":
+                c.add("circle", cx=x, cy=y, r=11, fill="#ffffff", stroke=RED)
+                c.text(x, y + 4.5, str(contrast.claim), size=12, colour=RED, bold=True)
+
+    for x in (40, 84):
+        c.line([(x, low + 16), (x, low - 6 * step - 20)], MUTED, width=3)
     for name, y in heights.items():
         c.add("rect", x=36, y=y - 15, width=52, height=30, rx=4, fill="#ffffff")
         c.box(36, y - 15, 52, 30, name, BLUE, size=14, strength=0.25)
-    c.text(98, low + 5, "real images alone", anchor="start")
-    for first, second in RUNGS:
-        y = heights[second]
-        claim = claims.get((first, second))
-        c.text(98, y + 5, "+ " + change(first, second), size=12, anchor="start")
-        if claim:
-            c.add("circle", cx=62, cy=y + step / 2, r=11, fill="#ffffff", stroke=RED)
-            c.text(62, y + step / 2 + 4.5, str(claim), size=12, colour=RED, bold=True)
-    beside = {
-        "A1x2": (heights["A1"] - 24, "twice the real images"),
-        "A3": (heights["A4"] - 26, "GAN images alone"),
-        "A2": (heights["A5"] - 26, "copy-paste instead"),
-        "A9": (heights["A8"] - 26, "the original's rule"),
-    }
-    for name, (y, words) in beside.items():
-        c.box(282, y - 13, 50, 26, name, PINK if name == "A9" else GREEN, strength=0.25)
-        c.note(276, y + 4, words, anchor="end")
-    c.note(200, 462, "red: the claim that the step tests    green: controls beside the ladder")
+        c.text(98, y + 5, arms.ARMS[name].what, anchor="start")
+    for first, second in pairwise(RUNGS):
+        number(62, heights[first] - step / 2, {first, second})
+    for name, rung in BESIDE.items():
+        y = heights[rung] - step / 2 + 2
+        colour = PINK if name == "A9" else GREEN
+        c.box(296, y - 13, 50, 26, name, colour, strength=0.25)
+        c.note(290, y + 4, arms.ARMS[name].what, anchor="end")
+        for other in RUNGS:
+            number(364, y, {name, other})
+    c.note(200, 463, "red: the claim that a step tests, or an arm at the right")
+    c.note(200, 480, "beside one of the ladder    green: controls")
     return c
 
 
@@ -292,7 +277,8 @@ def joint() -> Canvas:
     c.note(178, 352, "weight", anchor="start")
     c.arrow((100, 310), (100, 265), colour=RED, dashed=True)
     c.arrow((364, 310), (364, 265), colour=RED, dashed=True)
-    c.line([(350, 206), (378, 206)], RED, width=4)
+    c.arrow((352, 224), (352, 211), colour=RED, dashed=True)
+    c.line([(316, 206), (366, 206)], RED, width=4)
     c.text(200, 378, "red, dashed: gradients. They change M alone,", size=12)
     c.text(200, 394, "and stop before they reach the generator.", size=12)
     return c

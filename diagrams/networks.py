@@ -163,7 +163,7 @@ def gan_step() -> Canvas:
     c.arrow((262, 342), (176, 262), (157, 262), colour=BLUE, dashed=True)
     c.line([(82, 222), (112, 222)], RED, width=4)
     c.text(120, 226, "D's gradient stops here", size=12, colour=RED, anchor="start")
-    c.note(252, 90, "into G", anchor="start")
+    c.note(194, 99, "into G")
     c.text(34, 322, "passes", size=12, colour="#00775a", anchor="start")
     c.text(34, 336, "D as it is", size=12, colour="#00775a", anchor="start")
     c.note(200, 411, "dashed: gradients, in the colour of what they come from")
@@ -184,7 +184,7 @@ def dense_block() -> Canvas:
     convolutions = [layer for layer in block if isinstance(layer, layers.Conv2D)]
     wide = [layer for layer in convolutions if layer.kernel_size == (3, 3)]
     narrow = [layer for layer in convolutions if layer.kernel_size == (1, 1)]
-    c = Canvas("A dense block of RITnet: what was found stays, and is seen again", 282)
+    c = Canvas("A dense block of RITnet: what was found stays, and is seen again", 312)
     colours = [AMBER, BLUE, GREEN, PINK]
     names = ["x₀", "a", "b", "c"]
     channels = wide[0].input.shape[-1]
@@ -208,6 +208,6 @@ def dense_block() -> Canvas:
         c.arrow((298, y + 20), (328, y + 20))
         c.box(330, y, 44, 40, names[row + 1], colours[row + 1], strength=0.4)
         c.note(352, y + 56, f"{layer.output.shape[-1]}")
-    words = f"c leaves the block, normalised. The whole network: {counted(model)} parameters"
-    c.note(200, 274, words)
+    c.note(200, 286, "c leaves the block, normalised")
+    c.note(200, 303, f"the whole network: {counted(model)} parameters")
     return c
