@@ -145,7 +145,7 @@ def aliasing() -> Canvas:
         marker_end="url(#tip)",
     )
     c.text(
-        274, 236, "too fine for the grid:\nturns up over there", size=12, anchor="start", colour=RED
+        264, 232, "too fine for the grid:\nturns up over there", size=12, anchor="start", colour=RED
     )
     c.note(200, 383, "red: nearest neighbour keeps it    black: what is truly there")
     return c
