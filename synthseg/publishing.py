@@ -2,8 +2,8 @@
 
 Nothing is executed when a book is built. Outputs come from run folders, cell by cell, and only
 where the code cells of the book are the ones that were executed. Published results lie in
-``results/``: ``metrics.csv`` has every recorded number and ``cards.csv`` a row a chapter, made from
-``<chapter>.card.json``, the run cards with their metrics.
+``results/``: ``metrics.csv`` has every recorded number, ``cards.csv`` a row a chapter, ``times.md``
+what each took; all are made from ``<chapter>.card.json``, the run cards with their metrics.
 """
 
 import re
@@ -104,9 +104,10 @@ def outputs_fingerprint(notebook: nbformat.NotebookNode) -> str:
 
 
 def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``metrics.csv`` and ``cards.csv``, from run cards with their metrics, into a folder."""
+    """Write the files that pages show, from run cards with their metrics, into a folder."""
     metrics: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    times = dict.fromkeys(CHAPTERS.values(), "This chapter has not been run.")
     for card in cards:
         name, seed = card["chapter"], card["parameters"]["seed"]
         for quantity, value in card["metrics"].items():
@@ -127,6 +128,12 @@ def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
                 "finished": card["finished"],
             }
         )
+        times[name] = f"The run on this page took {show_duration(card['duration_s'])}"
+        if card.get("memory_mib"):
+            times[name] += f" and {card['memory_mib'] / 1024:.1f} GiB of memory"
+        times[name] += f" ({card['device']})."
+    parts = [f"<!-- {name} -->\n{text}\n<!-- end -->\n" for name, text in times.items()]
+    write_text(folder / "times.md", "".join(parts))  # each chapter includes its part
     for name, table in {"metrics": metrics, "cards": rows}.items():
         frame = pd.DataFrame(table or [{"chapter": "–"}])  # a page can't show an empty table
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
