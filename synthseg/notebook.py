@@ -103,11 +103,13 @@ class Table:
         )
 
     def _repr_markdown_(self) -> str:
-        rows = [[text.replace("|", r"\|") for text in row] for row in self.rows]
-        return tabulate(rows, self.heads, "pipe", colalign=self.sides, disable_numparse=True)
+        heads, *rows = (
+            [text.replace("|", r"\|") for text in line] for line in (self.heads, *self.rows)
+        )
+        return tabulate(rows, heads, "pipe", colalign=self.sides, disable_numparse=True)
 
     def __repr__(self) -> str:
-        text = tabulate(self.rows, self.heads, colalign=self.sides, disable_numparse=True)
+        text = tabulate(self.rows, self.heads, "plain", colalign=self.sides, disable_numparse=True)
         return f"{self.caption}\n{text}" if self.caption else text
 
 
