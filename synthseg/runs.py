@@ -17,13 +17,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import pandas as pd
+import tensorflow as tf
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from synthseg import keys, machine, notebook
+from synthseg import keys, machine, notebook, training
 from synthseg.parameters import Scalar, given_parameters, without_paths
 from synthseg.project import (
     ParameterError,
@@ -35,14 +37,7 @@ from synthseg.project import (
     write_json,
     write_text,
 )
-
-# TensorFlow takes seconds to import, so only the functions that need it do: the command line and
-# its error messages come at once.
-if TYPE_CHECKING:
-    import keras
-    import tensorflow as tf
-
-    from synthseg.volumes import Dataset
+from synthseg.volumes import Dataset
 
 __all__ = ["ParameterError", "Run", "RunError", "read_json", "start", "write_json"]
 
@@ -64,12 +59,7 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     DataError
         If the data cannot be used.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    import tensorflow as tf
-
-    from synthseg.training import reproducible
-
     begun = time.monotonic()
     tf.get_logger().setLevel("ERROR")  # no warnings on pages, for instance of functions traced anew
     # In JupyterLab this cell may be executed again, after others have made values of their own.
@@ -101,7 +91,7 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     dataset = keys.cut(dataset, parameters)
     begun -= earlier.get("duration_s", 0.0)
     run = Run(chapter, folder, key, parameters, dataset, inputs, lock, card, begun)
-    reproducible(run.seed)
+    training.reproducible(run.seed)
     run.save_card()
     rows = [(name, repr(value)) for name, value in without_paths(parameters).items()]
     shown = pd.DataFrame(rows, columns=["parameter", "value"])
@@ -121,7 +111,7 @@ class Run:
     folder: Path
     key: str
     parameters: dict[str, Scalar]
-    dataset: "Dataset"
+    dataset: Dataset
     inputs: dict[str, Path]
     _lock: Any  # held as long as the run is there
     _card: dict[str, Any]
@@ -144,15 +134,13 @@ class Run:
         write_json(self.folder / "card.json", self._card)
 
     def fit(
-        self, model: "keras.Model", make_dataset: Callable[[int], "tf.data.Dataset"], **options: Any
+        self, model: keras.Model, make_dataset: Callable[[int], tf.data.Dataset], **options: Any
     ) -> pd.DataFrame:
         """Train a model in this run by :func:`synthseg.training.fit`, which resumes exactly.
 
         `make_dataset` gives the batches from a step on. Options are a ``name`` that is unique in
         the chapter, ``steps``, ``epochs``, ``callbacks`` and what Keras' ``fit()`` takes.
         """
-        from synthseg import training
-
         run: dict[str, Any] = {"folder": self.folder, "key": self.key, "seed": self.seed}
         return training.fit(model, make_dataset, **run, after_epoch=self.save_card, **options)
 
