@@ -91,7 +91,7 @@ def test_plan_lays_settings_over_profile_over_defaults(project: Path) -> None:
         ("03_baseline:\n  rate: 1\n", "'03_baseline_segmentation'"),
         ("01_data:\n  steps: many\n", "whole number"),
         ("all:\n  seed: 3\n", "no 'seed'"),
-        ("all: 3\n", "group all"),
+        ("all: 3\n", "groups such as 'all:'"),
     ],
 )
 def test_faulty_profile_is_refused(project: Path, profile: str, named: str) -> None:
