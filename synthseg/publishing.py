@@ -2,8 +2,8 @@
 
 Nothing is executed when a book is built. Outputs come from run folders, cell by cell, and only
 where the code, the method and the inputs are those of the run. Published results lie in
-``results/``: ``metrics.csv`` has every recorded number and ``cards.csv`` a row a chapter, made from
-``<chapter>.card.json``, the run cards with their metrics.
+``results/``: ``metrics.csv`` has every recorded number, ``cards.csv`` a row a chapter, ``times.md``
+what each took; all are made from ``<chapter>.card.json``, the run cards with their metrics.
 """
 
 import re
@@ -17,6 +17,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import yaml
+from nbclient import NotebookClient
 
 from synthseg import METHOD_VERSION
 from synthseg.keys import chapter_code, code_cells, receipt
@@ -44,7 +45,7 @@ Card = dict[str, Any]
 """A run card, with the recorded numbers as its ``metrics``."""
 
 
-def finished_runs(profile: str, seed: int | None = None) -> dict[str, tuple[Card, Path]]:
+def finished_runs(profile: str, seed: int | None = None) -> dict[str, tuple[Card, Any]]:
     """Cards and notebooks of a profile's finished runs, by chapter; of the latest seed by default.
 
     A run that was finished in JupyterLab has no receipt, and no executed notebook: it is none.
@@ -66,17 +67,19 @@ def finished_runs(profile: str, seed: int | None = None) -> dict[str, tuple[Card
         card = read_json(folder / "card.json")
         if card.get("finished") and receipt(folder, card["key"]).is_file():
             card["metrics"] = read_json(folder / "metrics.json")
-            runs[folder.name] = card, folder / f"{folder.name}.ipynb"
+            notebook = nbformat.read(folder / f"{folder.name}.ipynb", as_version=4)
+            runs[folder.name] = card, notebook
     return runs
 
 
-def with_outputs(book: nbformat.NotebookNode, executed: Path) -> nbformat.NotebookNode:
+def with_outputs(
+    book: nbformat.NotebookNode, executed: nbformat.NotebookNode
+) -> nbformat.NotebookNode:
     """Give the book's notebook the outputs of an executed one of the same code.
 
     What libraries wrote to standard error is left out: it is about the machine, not the subject.
     """
-    cells = code_cells(nbformat.read(executed, as_version=4))
-    for cell, source in zip(code_cells(book), cells, strict=True):
+    for cell, source in zip(code_cells(book), code_cells(executed), strict=True):
         cell.outputs = [output for output in source.outputs if output.get("name") != "stderr"]
         cell.execution_count = source.execution_count
     return book
@@ -99,9 +102,10 @@ def problems(card: Card, cards: Mapping[str, Card]) -> Iterator[str]:
 
 
 def write_results(folder: Path, cards: Iterable[Card]) -> None:
-    """Write ``metrics.csv`` and ``cards.csv``, from run cards with their metrics, into a folder."""
+    """Write the files that pages show, from run cards with their metrics, into a folder."""
     metrics: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    times = dict.fromkeys(CHAPTERS.values(), "This chapter has not been run.")
     for card in cards:
         name, seed = card["chapter"], card["parameters"]["seed"]
         for quantity, value in card["metrics"].items():
@@ -122,6 +126,12 @@ def write_results(folder: Path, cards: Iterable[Card]) -> None:
                 "finished": card["finished"],
             }
         )
+        times[name] = f"The run on this page took {show_duration(card['duration_s'])}"
+        if card.get("memory_mib"):
+            times[name] += f" and {card['memory_mib'] / 1024:.1f} GiB of memory"
+        times[name] += f" ({card['device']})."
+    parts = [f"<!-- {name} -->\n{text}\n<!-- end -->\n" for name, text in times.items()]
+    write_text(folder / "times.md", "".join(parts))  # each chapter includes its part
     for name, table in {"metrics": metrics, "cards": rows}.items():
         frame = pd.DataFrame(table or [{"chapter": "–"}])  # a page can't show an empty table
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
@@ -173,6 +183,40 @@ def check() -> dict[str, tuple[Card, list[str]]]:
             wrong.append("its outputs are not the ones that were published")
         found[name] = card, wrong
     return found
+
+
+# The study's chapter ----------------------------------------------------------------------------
+
+ANSWER = "08_do_they_help"
+"""The chapter that reads the study's tables, and trains nothing."""
+
+
+def execute_answer() -> nbformat.NotebookNode:
+    """Execute the study's chapter, with the tables as they are now."""
+    path = project_root() / "book" / f"{ANSWER}.ipynb"
+    executed = nbformat.read(path, as_version=4)
+    NotebookClient(executed, resources={"metadata": {"path": str(project_root())}}).execute()
+    return with_outputs(nbformat.read(path, as_version=4), executed)
+
+
+def publish_answer() -> None:
+    """Put the outputs of the study's chapter into the book."""
+    text = nbformat.writes(execute_answer()) + "\n"
+    write_text(project_root() / "book" / f"{ANSWER}.ipynb", text)
+
+
+def answer_is_current() -> bool:
+    """Whether the study's tables give what its chapter in the book says, word for word."""
+    book = nbformat.read(project_root() / "book" / f"{ANSWER}.ipynb", as_version=4)
+    return _said(book) == _said(execute_answer())
+
+
+def _said(notebook: nbformat.NotebookNode) -> list[str]:
+    """All that the outputs of a notebook say in text, tables and recorded numbers included."""
+    data = [
+        dict(output.get("data", {})) for cell in code_cells(notebook) for output in cell.outputs
+    ]
+    return [str(v) for part in data for name, v in sorted(part.items()) if "text/" in name]
 
 
 # Building ---------------------------------------------------------------------------------------

@@ -318,6 +318,8 @@ def test_a_partial_book_on_the_phantom_says_both(project: Path) -> None:
     for name in ("intro", "results", "01_data", "02_gan"):
         assert publishing.PHANTOM in page_text(index.parent / f"{name}.html")
     assert "has not been executed in this run" in page_text(index.parent / "02_gan.html")
+    times = page_text(index.parent / "results.html")
+    assert re.search(r"The run on this page took \d+ s .* This chapter has not been run\.", times)
 
     nbformat.write(make_chapter(1, "rate"), files.chapter_path(1))
     index, chapters = publishing.build_run("smoke")
