@@ -1,6 +1,5 @@
 """The command line: ``synthseg run | rerun | book | publish | data | check``."""
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
+from tabulate import tabulate
 
 from synthseg import jobs, parameters, terminal
-from synthseg.project import CHAPTERS, plural, project_root, read_json, show_duration, show_path
+from synthseg.project import CHAPTERS, plural, read_json, show_duration, show_path
 from synthseg.terminal import console, errors, plain_errors
 
 # What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
@@ -23,14 +23,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Say which data can be used; check your own.", rich_markup_mode="rich")
-app.add_typer(data_app, name="data")
 
 DATA_HELP = (
     "phantom (simulated, built in), epfl (real; taken from the folder that the environment "
     "variable SYNTHSEG_DATA names, else downloaded once), a FOLDER of your own, or a pair "
     "IMAGE,MASK of files or folders."
 )
+LAYOUT = (
+    "A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and "
+    "mask.tif; or train/ and test/, each with such a pair."
+)
+data_app = typer.Typer(
+    help=f"Check your own data. There are {DATA_HELP}\n\n{LAYOUT}", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
 Profile = Annotated[
     str,
     typer.Option(
@@ -40,6 +46,9 @@ Profile = Annotated[
 ]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Seed of the run; the latest run's if not given.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Start anew, even where a run is finished; it is kept.")
 ]
 
 
@@ -63,9 +72,7 @@ def run(
             help="Change one parameter, in the chosen chapters that have it. May be repeated.",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Start anew, even where a run is finished; it is kept.")
-    ] = False,
+    force: Force = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would run, and how long it took last.")
     ] = False,
@@ -94,8 +101,10 @@ def run(
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
     begun = time.monotonic()
-    source = data and _from_root(data)
-    planned = _plan(parameters.plan(chapters or CHAPTERS, profile, source, seed, settings or ()))
+    if data not in (None, "phantom", "epfl"):  # chapters run in another folder
+        paths = (Path(part.strip()).expanduser().absolute() for part in data.split(","))
+        data = ",".join(map(str, paths))
+    planned = _plan(parameters.plan(chapters or CHAPTERS, profile, data, seed, settings or ()))
     if not dry_run:
         _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         took = show_duration(time.monotonic() - begun)
@@ -108,17 +117,6 @@ def run(
         last = f" (last time: {show_duration(job.last_time)})" if job.last_time else ""
         skipped = job.finished and not force
         console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
-
-
-def _from_root(data: str) -> str:
-    """Make relative paths count from the root of the project, where the chapters run."""
-    if data in ("phantom", "epfl"):
-        return data
-    paths = [Path(part.strip()).expanduser() for part in data.split(",")]
-    return ",".join(
-        str(path) if path.is_absolute() else os.path.relpath(Path.cwd() / path, project_root())
-        for path in paths
-    )
 
 
 def _plan(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
@@ -143,24 +141,14 @@ def rerun(
             show_default=False,
         ),
     ],
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="Difference that counts as none. If not given: 1e-6 of the number's size on the "
-            "processor and versions of the card; elsewhere 0.02 for scores (Dice and IoU), and "
-            "other numbers are not judged.",
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Start anew, even where the rerun is finished already.")
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Repeat a run from its card, and compare the numbers.
 
-    The earlier chapters whose files it used are repeated first, from the cards beside it. All goes
-    to runs/rerun-KEY/. What is not as it was then is said before anything starts. The exit status
-    is 1 if a number differs by more than the tolerance.
+    The earlier chapters whose files it used are repeated first, from their cards. All goes to
+    runs/rerun-KEY/. Numbers may differ by 1e-6 of their size; on another processor or with other
+    versions than the card's, scores (Dice and IoU) by 0.02, and other numbers are not judged. The
+    exit status is 1 if a number differs by more.
 
     Example:  synthseg rerun results/03_baseline_segmentation.card.json
     """
@@ -168,30 +156,20 @@ def rerun(
 
     cards = reruns.read_cards(card)
     planned = _plan({item.chapter: item.parameters for item in cards})
-    for item in cards:
-        for difference in reruns.differences(item, planned[-1].fingerprint):
-            console.print(escape(f"{CHAPTERS[item.chapter]}: {difference}"))
     _execute(planned, force=force)
-    same = reruns.same_machine(cards[-1], read_json(planned[-1].folder / "card.json"))
-    numbers = read_json(planned[-1].folder / "metrics.json")
-    compared = reruns.compare(cards[-1], numbers, same=same, tolerance=tolerance)
-    table = Table("number", "on the card", "rerun", "")
-    for row in compared:
-        verdict = {True: "equal", False: "[red]off[/red]", None: "not judged"}[row.agrees]
-        values = [
-            f"{value:.10g}" if isinstance(value, float) else "–" if value is None else str(value)
-            for value in (row.published, row.rerun)
-        ]
-        table.add_row(escape(row.name), *values, verdict)
-    console.print(table)
-    if not same:
-        console.print(
-            "Another processor, version or number of threads than the card's: scores are "
-            "judged by their absolute difference, other numbers are not judged."
-        )
-    judged = [row for row in compared if row.agrees is not None]
-    off = sum(not row.agrees for row in judged)
-    if off or not judged:
+    before, folder = cards[-1].content, planned[-1].folder
+    again, numbers = read_json(folder / "card.json"), read_json(folder / "metrics.json")
+    same = all(before[name] == again[name] for name in ("device", "versions"))
+    compared = reruns.compare(before["metrics"], numbers, same_machine=same)
+    words = {True: "equal", False: "off", None: "not judged"}
+    rows = [(name, *values, words[agrees]) for name, (*values, agrees) in compared.items()]
+    heads = ["number", "on the card", "rerun", ""]
+    console.print(escape(tabulate(rows, heads, floatfmt=".10g", missingval="–")))
+    for difference in reruns.differences(before, again):
+        console.print(escape(difference))
+    judged = [agrees for *_, agrees in compared.values() if agrees is not None]
+    if not all(judged) or not judged:
+        off = judged.count(False)
         errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
         raise typer.Exit(1)
     console.print(f"All {plural(len(judged), 'judged number')} agree.")
@@ -217,7 +195,7 @@ def book(
             index = publishing.build_published()
         else:
             index, executed = publishing.build_run(profile, seed)
-            console.print(f"Executed chapters: {', '.join(map(str, executed)) or 'none'}")
+            console.print(f"Executed chapters: {', '.join(executed) or 'none'}")
         console.print(f"The book is at {show_path(index)}")
 
 
@@ -230,7 +208,7 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
     """
     from synthseg import publishing
 
-    listed = ", ".join(map(str, publishing.publish(profile, seed)))
+    listed = ", ".join(publishing.publish(profile, seed))
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
 
 
@@ -241,10 +219,9 @@ def check() -> None:
     from synthseg import publishing
 
     checked = publishing.check()
-    for item in checked:
-        mark = "[red]stale[/red]" if item.problems else "[green]good[/green]"
-        console.print(f"{CHAPTERS[item.chapter]}  {mark}")
-        if card := item.card:
+    for name, (card, problems) in checked.items():
+        console.print(f"{name}  {'[red]stale[/red]' if problems else '[green]good[/green]'}")
+        if card:
             listed = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
             text = (
                 f"  commit {card['commit'] or 'unknown'}, data {card['data']['name']} "
@@ -252,9 +229,9 @@ def check() -> None:
                 f"finished {card['finished']}\n  {listed}"
             )
             console.print(escape(text))
-        for problem in item.problems:
+        for problem in problems:
             console.print(f"  [red]{escape(problem)}[/red]")
-    stale = sum(bool(item.problems) for item in checked)
+    stale = sum(bool(problems) for _, problems in checked.values())
     if stale:
         errors.print(
             f"{stale} of {len(checked)} chapters are not as published: run them again "
@@ -267,20 +244,6 @@ def check() -> None:
             " python workflow/study.py --publish"
         )
         raise typer.Exit(1)
-
-
-@data_app.callback(invoke_without_command=True)
-def _data(context: typer.Context) -> None:
-    """Say which data can be used; check your own.
-
-    A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and mask.tif;
-    or train/ and test/, each with such a pair.
-    """
-    if context.invoked_subcommand is None:
-        from synthseg import volumes
-
-        console.print(escape(volumes.SOURCES))
-        console.print("Check yours with  synthseg data check FOLDER --nm-per-pixel 5")
 
 
 @data_app.command("check")

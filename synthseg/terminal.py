@@ -51,23 +51,22 @@ class Lines:
     def __init__(self, planned: list[Job]) -> None:
         columns = "{task.description}", BarColumn(24), "{task.fields[note]}"
         self.bars = Bars(*columns, console=console, disable=not console.is_terminal)
-        self.folders = [job.folder for job in planned]
-        names = (folder.name for folder in self.folders)
-        self.tasks = [self.bars.add_task(name, total=1.0, note="") for name in names]
-        self.states: dict[Path, str] = dict.fromkeys(self.folders, "waits")
+        self.tasks = {
+            job.folder: self.bars.add_task(job.folder.name, total=1.0, note="") for job in planned
+        }
+        self.states: dict[Path, str] = {}
 
     def __call__(self, job: Job, progress: Progress) -> None:
         """Show where a job stands."""
         time = show_duration(progress.seconds)
         note = {
-            "waits": "",
             "runs": time if console.is_terminal else "…",
             "done": f"[green]done[/green] ({time})",
             "failed": f"[red]stopped[/red] ({time})",
             "unchanged": "[green]unchanged[/green], skipped",
         }[progress.state]
-        index = self.folders.index(job.folder)
-        self.bars.update(self.tasks[index], completed=progress.part, note=note)
-        if not console.is_terminal and self.states[job.folder] != progress.state:
-            console.print(f"{index + 1} of {len(self.folders)}  {job.folder.name}  {note}")
+        self.bars.update(self.tasks[job.folder], completed=progress.part, note=note)
+        if not console.is_terminal and self.states.get(job.folder) != progress.state:
+            number = list(self.tasks).index(job.folder) + 1
+            console.print(f"{number} of {len(self.tasks)}  {job.folder.name}  {note}")
         self.states[job.folder] = progress.state

@@ -144,7 +144,7 @@ def test_chapter_names_the_command_that_makes_what_it_needs(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "original"])
 def test_profiles_name_existing_parameters_and_state_their_cost(profile: str) -> None:
-    assert set(parameters.read_profile(profile)) == set(files.CHAPTERS)
+    assert set(parameters.plan(files.CHAPTERS, profile)) == set(files.CHAPTERS)
     head = (files.project_root() / "params" / f"{profile}.yaml").read_text(encoding="utf-8")
     for word in ("Command:", "Hardware:", "Duration:", "Scores:"):
         assert f"# {word}" in head
