@@ -103,7 +103,8 @@ def execute(
     is told several times a second where each job stands. With `force`, finished and begun runs are
     set aside. Of jobs side by side the last ones come first, for chapter 7 is the longest, or with
     `in_order` the first ones. With `keep_going` a failure does not stop the jobs that do not need
-    it. `executor` is Snakemake's plugin for a cluster. Raises a ChapterError if a job fails.
+    it. `executor` is a profile in ``workflow/profiles/``, for a cluster. Raises a ChapterError if
+    a job fails.
     """
     keys.hold(base, wait=0.1)
     try:
@@ -158,7 +159,8 @@ def _snakemake(
     command += ["--keep-going"] if keep_going else []
     environment = dict(os.environ)
     if executor:
-        command += ["--executor", executor, "--jobs", str(side_by_side)]
+        profile = project_root() / "workflow" / "profiles" / executor
+        command += ["--workflow-profile", str(profile), "--jobs", str(side_by_side)]
     else:
         command += ["--cores", str(side_by_side)]
         environment["SYNTHSEG_RUNNER"] = str(os.getpid())

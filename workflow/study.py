@@ -1,6 +1,7 @@
 """The study: its runs, how far it is, and the tables of its results.
 
-    python workflow/study.py [--dry-run] [--jobs 2] [--settings params/study.yaml]
+    python workflow/study.py [--dry-run] [--jobs 2] [--executor slurm]
+                             [--settings params/study.yaml]
 
 The plan is a list of runs of two notebooks beside this file, ``train_gan`` and ``train_arm``. What
 is finished stands in ``results/study_*.csv``: these files are the receipt. A fresh clone goes on
@@ -233,7 +234,9 @@ def time_left(cells: list[Cell], done: dict[str, dict[str, str]]) -> str:
     return text
 
 
-def main(settings_file: Path, side_by_side: int, dry_run: bool) -> int:
+def main(
+    settings_file: Path, side_by_side: int, dry_run: bool, executor: str | None = None
+) -> int:
     """Go on with the study; 1 if a run failed."""
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
     root, base = project_root(), f"runs/{settings_file.stem}"
@@ -261,7 +264,13 @@ def main(settings_file: Path, side_by_side: int, dry_run: bool) -> int:
     try:
         chosen = [job for _, job in pairs]
         jobs.execute(
-            chosen, root / base, show, side_by_side=side_by_side, in_order=True, keep_going=True
+            chosen,
+            root / base,
+            show,
+            side_by_side=side_by_side,
+            in_order=True,
+            keep_going=True,
+            executor=executor,
         )
     except (ChapterError, RunError) as error:
         print(error, file=sys.stderr)
@@ -274,5 +283,6 @@ if __name__ == "__main__":
     parser.add_argument("--settings", type=Path, default=Path("params/study.yaml"))
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--dry-run", action="store_true", help="list what is left, and the hours")
+    parser.add_argument("--executor", help="a profile in workflow/profiles/, for a cluster")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.settings, arguments.jobs, arguments.dry_run))
+    sys.exit(main(arguments.settings, arguments.jobs, arguments.dry_run, arguments.executor))
