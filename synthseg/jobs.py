@@ -6,6 +6,7 @@ cluster (``workflow/Snakefile``); each job is ``workflow/chapter.py``.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,14 @@ import psutil
 
 from synthseg import keys
 from synthseg.parameters import Scalar
-from synthseg.project import ChapterError, project_root, read_json, show_path, write_json
+from synthseg.project import (
+    ChapterError,
+    RunError,
+    project_root,
+    read_json,
+    show_path,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,8 @@ def _snakemake(
     environment = dict(os.environ)
     if executor:
         profile = project_root() / "workflow" / "profiles" / executor
+        if not profile.is_dir():  # else Snakemake executes all here
+            raise RunError(f"There is no profile {executor!r} in {show_path(profile.parent)}.")
         command += ["--workflow-profile", str(profile), "--jobs", str(side_by_side)]
     else:
         command += ["--cores", str(side_by_side)]
@@ -182,7 +192,11 @@ def _snakemake(
             _look(jobs, show)
             time.sleep(0.2)
     except BaseException:
-        _end(process)
+        if executor:  # Snakemake cancels what it has submitted
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        else:
+            _end(process)
         raise
     failures = _look(jobs, show)
     if failures:

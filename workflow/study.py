@@ -234,9 +234,7 @@ def time_left(cells: list[Cell], done: dict[str, dict[str, str]]) -> str:
     return text
 
 
-def main(
-    settings_file: Path, side_by_side: int, dry_run: bool, executor: str | None = None
-) -> int:
+def main(settings_file: Path, side_by_side: int, dry_run: bool, executor: str | None = None) -> int:
     """Go on with the study; 1 if a run failed."""
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
     root, base = project_root(), f"runs/{settings_file.stem}"

@@ -1,7 +1,10 @@
-"""A tiny study on a Slurm cluster of one node, this machine: `make test-slurm`."""
+"""The profiles of clusters, and a tiny study on a Slurm cluster of one node: `make test-slurm`."""
 
+import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,11 +21,11 @@ from test_study import TOY
 from synthseg.project import read_json
 
 ROOT = Path(__file__).parents[2]
-# Two GANs' worth of time for the kill: an arm that can be met between two of its epochs.
+# One GAN and one arm, which trains long enough to be met between two epochs.
 SETTINGS = {
     **TOY,
     "train_arm": {**TOY["train_arm"], "steps": 30, "epochs": 30},
-    "plan": {**TOY["plan"], "seeds": 1, "arms": {"window": ["A5"]}},
+    "plan": {**TOY["plan"], "seeds": 1, "arms": {"slice": ["A5"]}},
 }
 CONFIG = """\
 ClusterName=synthseg
@@ -94,6 +97,7 @@ def write_config(folder):
 @pytest.fixture
 def slurm(monkeypatch):
     """A cluster of one node on loopback; all of it ends with the test."""
+    pytest.importorskip("snakemake_executor_plugin_slurm")
     if not shutil.which("slurmctld") or os.geteuid():
         pytest.skip("needs slurmctld, and to be root: `make test-slurm` installs it")
     with ExitStack() as stack:
@@ -105,27 +109,28 @@ def slurm(monkeypatch):
 
         def start(*command, **options):
             log = stack.enter_context((folder / f"{command[0]}.log").open("wb"))
-            process = subprocess.Popen(command, stdout=log, stderr=log, **options)
+            options |= {"stdout": log, "stderr": log}
+            options["start_new_session"] = True  # Ctrl-C is for the test, which ends the others
+            process = subprocess.Popen(command, **options)
             stack.callback(process.wait)
             stack.callback(process.terminate)
 
-        places = {"key": "key", "socket": "socket", "seed": "seed", "pid": "pid"}
-        options = [f"--{option}-file={folder}/munge/{name}" for option, name in places.items()]
-        options[1] = f"--socket={folder}/munge/socket"
+        places = {"key-file": "key", "socket": "socket", "seed-file": "seed", "pid-file": "pid"}
+        options = [f"--{option}={folder}/munge/{name}" for option, name in places.items()]
         start("munged", "--foreground", *options, user="munge", group="munge")
         wait_for((folder / "munge" / "socket").exists)
         start("slurmctld", "-D")
         start("slurmd", "-D")
         wait_for(lambda: "idle" in ask("sinfo", "--noheader", "--format=%t"))
         yield
-        # slurmd does not end the jobs that it has started.
+        # The daemons would end without the jobs that they have started.
         ask("scancel", "--user=root")
         wait_for(lambda: not ask("squeue", "--noheader"))
 
 
 def ask(*command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout
+    """What a command of Slurm says."""
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def make_project(folder):
@@ -137,16 +142,22 @@ def make_project(folder):
     return folder
 
 
-def study(project, *options):
-    """The study's command, started in a project."""
-    return subprocess.Popen(
-        [sys.executable, ROOT / "workflow" / "study.py", *options],
-        cwd=project,
-        env={**os.environ, "SYNTHSEG_ROOT": str(project)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def study(slurm):
+    """The study's command, started in a project; what still runs is interrupted at the end."""
+    started = []
+
+    def start(project, *options):
+        command = [sys.executable, ROOT / "workflow" / "study.py", *options]
+        how = {"cwd": project, "env": {**os.environ, "SYNTHSEG_ROOT": str(project)}, "text": True}
+        how |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(subprocess.Popen(command, **how))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
 
 
 def scores(project):
@@ -154,24 +165,42 @@ def scores(project):
     return sorted((project / "results" / "study_arms.csv").read_text().splitlines())
 
 
+PLAN = {
+    run: {"key": "0" * 64, "inputs": [], "priority": 0}
+    for run in ("02_gan", "slice/gan/seed-0/train_gan", "slice/A5/seed-0/train_arm")
+}
+
+
 @pytest.mark.long
-def test_a_study_on_a_cluster_outlives_a_kill(slurm, tmp_path_factory):
+@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
+def test_each_kind_of_run_has_resources(name, tmp_path):
+    pytest.importorskip(f"snakemake_executor_plugin_{name}")
+    (tmp_path / "plan.json").write_text(json.dumps({"jobs": PLAN}))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile"]
+    command += ["--workflow-profile", ROOT / "workflow" / "profiles" / name]
+    command += ["--configfile", "plan.json", "--jobs", "2", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = done.stdout + done.stderr
+    found = re.findall(r"rule (\w+):.*?mem_mb=(\d+)", said, re.DOTALL)
+    assert sorted(found) == [("chapter", "6000"), ("train_arm", "5000"), ("train_gan", "5000")]
+
+
+@pytest.mark.long
+def test_a_study_on_a_cluster_outlives_a_kill(study, tmp_path_factory):
     here, there = (make_project(tmp_path_factory.mktemp(name)) for name in ("here", "there"))
-    local = study(here, "--jobs", "1")
-    assert not local.wait(), local.stdout.read()
-
-    run = there / "runs" / "study" / "window" / "A5" / "seed-0" / "train_arm"
-    begun = study(there, "--jobs", "2", "--executor", "slurm")
-    wait_for(lambda: begun.poll() is not None or list(run.glob("resume/arm-*.npz")), 300)
-    jobs = [line.split("|") for line in ask("squeue", "--noheader", "--format=%i|%k").splitlines()]
-    [number] = [number for number, comment in jobs if "A5" in comment]
-    ask("scancel", number)
+    local = study(here)
+    run = there / "runs" / "study" / "slice" / "A5" / "seed-0" / "train_arm"
+    begun = study(there, "--executor", "slurm")
+    wait_for(lambda: begun.poll() is not None or list(run.glob("resume/arm-*.npz")), 900)
+    ask("scancel", *ask("squeue", "--noheader", "--format=%i").split())
     assert begun.wait() == 1
-    assert "Snakemake stopped" in begun.stdout.read()
+    said = begun.stdout.read()
+    assert "gan  seed 0" in said
+    assert "Snakemake stopped" in said
     assert not list(run.glob("done-*.json"))
-    assert not ask("squeue", "--noheader")  # the other arm has gone on to its end
 
-    again = study(there, "--jobs", "2", "--executor", "slurm")
+    again = study(there, "--executor", "slurm")
     assert not again.wait(), again.stdout.read()
     assert read_json(run / "card.json")["sessions"] == 2  # gone on with, not begun anew
+    assert not local.wait(), local.stdout.read()
     assert scores(there) == scores(here)
