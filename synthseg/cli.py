@@ -87,8 +87,8 @@ def run(
     executor: Annotated[
         str | None,
         typer.Option(
-            help="Snakemake's executor plugin for a cluster, for instance slurm, in place of this "
-            "machine: pip install 'synthseg\\[cluster]'. It needs a shared file system."
+            help="A cluster in place of this machine: slurm or kubernetes, the profiles in "
+            "workflow/profiles/. See workflow/README.md."
         ),
     ] = None,
 ) -> None:
