@@ -8,6 +8,7 @@ nothing but a blank may stop a cell.
 """
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,7 +33,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, **options: bool) -> N
         resources={"metadata": {"path": str(folder)}},
         **options,
     )
-    client.execute()
+    client.execute(stderr=subprocess.DEVNULL)  # messages of libraries
 
 
 def stamp(notebook: nbformat.NotebookNode) -> str:
