@@ -21,7 +21,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-slurm study bench book lint clean
+.PHONY: help run test test-long test-slurm study bench book exercises lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ bench: $(READY)  ## measure the module against its peers (NAMES); an hour on two
 book: $(READY)  ## check the published notebooks and build _build/html/index.html
 	$(BIN)/synthseg check
 	$(BIN)/synthseg book --published
+
+exercises: $(READY)  ## execute the exercises with their solutions, and as students get them
+	$(BIN)/python workflow/exercises.py
 
 lint: $(READY)  ## style, types and spelling
 	$(BIN)/ruff check .

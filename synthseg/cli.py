@@ -1,4 +1,4 @@
-"""The command line: ``synthseg run | rerun | book | publish | data | check``."""
+"""The command line: ``synthseg run | rerun | book | student | publish | data | check``."""
 
 import time
 from pathlib import Path
@@ -197,6 +197,18 @@ def book(
             index, executed = publishing.build_run(profile, seed)
             console.print(f"Executed chapters: {', '.join(executed) or 'none'}")
         console.print(f"The book is at {show_path(index)}")
+
+
+@app.command()
+@plain_errors()
+def student(
+    folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+) -> None:
+    """Write the exercises without their solutions, as notebooks to answer in, into a folder."""
+    from synthseg import exercises
+
+    written = exercises.write_for_students(folder)
+    console.print(f"{plural(len(written), 'notebook')} in {escape(show_path(folder))}")
 
 
 @app.command()
