@@ -1,4 +1,4 @@
-"""The command line: ``synthseg run | rerun | book | publish | data | check``."""
+"""The command line: ``synthseg run | rerun | book | publish | export | data | check``."""
 
 import os
 import time
@@ -232,6 +232,24 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
 
     listed = ", ".join(map(str, publishing.publish(profile, seed)))
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
+
+
+@app.command("export")
+@plain_errors()
+def export_pages(profile: Profile = "pages", seed: Seed = None) -> None:
+    """Put the networks of a run of chapters 2 and 3 behind the interactive pages in book/.
+
+    The book of your own run (synthseg book) has its own networks there without this.
+    """
+    from synthseg import export, publishing
+
+    runs = {run.chapter: run.folder for run in publishing.finished_runs(profile, seed)}
+    with console.status("Exporting networks and images, about a minute …"):
+        folder = export.write_pages(runs, project_root() / "book")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    console.print(
+        f"{show_path(folder)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published"
+    )
 
 
 @app.command()

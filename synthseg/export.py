@@ -7,6 +7,7 @@ images (``run.js``, ``*.png``), and the cards of the two runs with their metrics
 
 import base64
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,9 @@ from scipy.ndimage import gaussian_filter
 from synthseg import gan, keys, masks, sampling
 from synthseg.parameters import without_paths
 from synthseg.project import RunError, read_json, write_json, write_text
+
+PAGES = Path("_extra", "live", "run")
+"""Where a book keeps what its interactive pages show."""
 
 SEGMENTER = "segmenter-classical.keras"
 """The segmenter of the pages, in the run of chapter 3: that of arm A1."""
@@ -152,8 +156,19 @@ def _from_little_to_much(some_masks: np.ndarray, least: float, count: int) -> np
 # Pages ------------------------------------------------------------------------------------------
 
 
-def write_pages(gan_run: Path, segmenter_run: Path, folder: Path) -> None:
-    """Write what the interactive pages show of two finished runs into a new folder.
+def write_or_say(runs: Mapping[int, Path], book: Path) -> None:
+    """Write as :func:`write_pages` does; where that cannot be, let the pages say why."""
+    try:
+        write_pages(runs, book)
+    except RunError as reason:
+        shutil.rmtree(book / PAGES, ignore_errors=True)
+        write_text(book / PAGES / "run.js", script("synthsegRun", {"missing": str(reason)}))
+
+
+def write_pages(runs: Mapping[int, Path], book: Path) -> Path:
+    """Replace what the interactive pages of a book show; returns its folder.
+
+    `runs` has the folders of finished runs by chapter; those of chapters 2 and 3 are needed.
 
     Crops are of the validation slices, which neither network was trained on; a generated image is
     made for the mask of a crop that is not shown beside it.
@@ -161,9 +176,15 @@ def write_pages(gan_run: Path, segmenter_run: Path, folder: Path) -> None:
     Raises
     ------
     RunError
-        If the runs are not finished, or see different data or pixel sizes.
+        If one of the runs is missing, or they see different data or pixel sizes. The folder is left
+        as it was.
     """
-    cards = [_card(gan_run, 2), _card(segmenter_run, 3)]
+    if missing := [chapter for chapter in (2, 3) if chapter not in runs]:
+        raise RunError(
+            f"The pages show runs of chapters 2 and 3, and {missing[0]} was not executed."
+        )
+    gan_run, segmenter_run = runs[2], runs[3]
+    cards = [_card(gan_run), _card(segmenter_run)]
     given = [card["parameters"] for card in cards]
     if any(given[0][name] != given[1][name] for name in ("crop", "size", "resize")) or (
         cards[0]["data"]["fingerprint"] != cards[1]["data"]["fingerprint"]
@@ -180,11 +201,13 @@ def write_pages(gan_run: Path, segmenter_run: Path, folder: Path) -> None:
     segmenter = keras.models.load_model(segmenter_run / SEGMENTER, compile=False)
     generator, discriminator = gan.load_snapshot(gan_run / "gan")
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, new = book / PAGES, (book / PAGES).with_name(".run")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     for card in cards:
-        write_json(folder / f"{card['chapter']}.card.json", card)
+        write_json(new / f"{card['chapter']}.card.json", card)
     chosen = _from_little_to_much(real_masks, 0.4, MASKS)
-    _save_sheet(folder / "paint-real.png", [images[chosen]])
+    _save_sheet(new / "paint-real.png", [images[chosen]])
     made = ("chapter", "profile", "key", "commit", "method_version", "device", "finished")
     run = {
         "made": [{name: card[name] for name in made} for card in cards],
@@ -199,21 +222,26 @@ def write_pages(gan_run: Path, segmenter_run: Path, folder: Path) -> None:
             "composed": _bits(composed[_from_little_to_much(composed, 0.4, MASKS)]),
             "check": _check(generator, discriminator, segmenter, real_masks[chosen[-1:]]),
         },
-        "learn": _learning(gan_run, given[0], images, real_masks, folder),
-        "spot": _crops(generator, discriminator, images, real_masks, folder, seed),
+        "learn": _learning(gan_run, given[0], images, real_masks, new),
+        "spot": _crops(generator, discriminator, images, real_masks, new, seed),
     }
-    write_text(folder / "run.js", f"const synthsegRun = {json.dumps(run)};\n")
+    write_text(new / "run.js", script("synthsegRun", run))
     networks = {"generator": generator, "discriminator": discriminator, "segmenter": segmenter}
     saved = {name: browser_network(network) for name, network in networks.items()}
-    write_text(folder / "networks.js", f"const synthsegSaved = {json.dumps(saved)};\n")
+    write_text(new / "networks.js", script("synthsegSaved", saved))
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    return folder
 
 
-def _card(run: Path, chapter: int) -> dict[str, Any]:
+def script(name: str, content: Any) -> str:
+    """A script that gives a name to a JSON-like value: a page may load it from a folder, too."""
+    return f"const {name} = {json.dumps(content)};\n"
+
+
+def _card(run: Path) -> dict[str, Any]:
     """Card of a finished run with its metrics, as published cards are."""
-    card = read_json(run / "card.json")
-    if not card.get("finished"):
-        raise RunError(f"The pages show a run of chapter {chapter}: run it first.")
-    metrics = read_json(run / "metrics.json")
+    card, metrics = read_json(run / "card.json"), read_json(run / "metrics.json")
     return {**card, "parameters": without_paths(card["parameters"]), "metrics": metrics}
 
 

@@ -44,9 +44,10 @@ PHANTOM = (
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its chapter number, card (with ``metrics``) and executed notebook."""
+    """A finished run: its chapter number, folder, card (with ``metrics``) and executed notebook."""
 
     chapter: int
+    folder: Path
     card: dict[str, Any]
     notebook: nbformat.NotebookNode
 
@@ -78,7 +79,8 @@ def finished_runs(profile: str, seed: int | None = None) -> list[Finished]:
         card, notebook = read_json(base / name / "card.json"), base / name / f"{name}.ipynb"
         if card.get("finished") and notebook.is_file():
             card["metrics"] = read_json(base / name / "metrics.json")
-            finished.append(Finished(chapter, card, nbformat.read(notebook, as_version=4)))
+            executed = nbformat.read(notebook, as_version=4)
+            finished.append(Finished(chapter, base / name, card, executed))
     return finished
 
 
@@ -258,6 +260,10 @@ def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[int]]:
     for page in book.glob("*.md"):
         write_text(page, _without_missing(page.read_text(encoding="utf-8"), executed, page.stem))
     write_results(book.parent / "results", [run.card for run in executed.values()])
+    if (book / "_extra").is_dir():  # interactive pages, which are to show this run's networks
+        from synthseg import export
+
+        export.write_or_say({run.chapter: run.folder for run in executed.values()}, book)
     built = _build(book, config, strict=len(executed) == len(CHAPTERS))
     shutil.rmtree(base / "book", ignore_errors=True)
     built.rename(base / "book")

@@ -19,7 +19,8 @@ FLOORS = [
     {"parameters", "machine"},
     {"keys"},
     {"runs"},
-    {"reruns", "jobs", "publishing"},
+    {"export", "reruns", "jobs"},
+    {"publishing"},
     {"terminal"},
     {"cli"},
 ]
