@@ -205,7 +205,8 @@ def write_pages(runs: Mapping[int, Path], book: Path) -> Path:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     for card in cards:
-        write_json(new / f"{card['chapter']}.card.json", card)
+        shown = {**card, "parameters": without_paths(card["parameters"])}
+        write_json(new / f"{card['chapter']}.card.json", shown)
     chosen = _from_little_to_much(real_masks, 0.4, MASKS)
     _save_sheet(new / "paint-real.png", [images[chosen]])
     made = ("chapter", "profile", "key", "commit", "method_version", "device", "finished")
@@ -215,7 +216,7 @@ def write_pages(runs: Mapping[int, Path], book: Path) -> Path:
         "seed": seed,
         "size": size,
         "nm": dataset.train.nm_per_pixel * given[0]["crop"] / size,
-        "parameters": given[0],
+        "adversarial": given[0]["adversarial"],
         "paint": {
             "noise": generator.input_shape[-1] == 2,
             "real": _bits(real_masks[chosen]),
@@ -241,8 +242,7 @@ def script(name: str, content: Any) -> str:
 
 def _card(run: Path) -> dict[str, Any]:
     """Card of a finished run with its metrics, as published cards are."""
-    card, metrics = read_json(run / "card.json"), read_json(run / "metrics.json")
-    return {**card, "parameters": without_paths(card["parameters"]), "metrics": metrics}
+    return {**read_json(run / "card.json"), "metrics": read_json(run / "metrics.json")}
 
 
 def _check(

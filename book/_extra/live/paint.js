@@ -186,7 +186,7 @@ live.start((run) => {
     const { image, pixels, judged, seconds } = shown;
     live.paint(element("image"), size, (i) => [...Array(3).fill(grey(image.data[i])), 255]);
     if (judged) {
-      const logits = run.parameters.adversarial === "bce";
+      const logits = run.adversarial === "bce";
       const percent = (value) => 100 * (logits ? 1 / (1 + Math.exp(-value)) : Math.min(1, Math.max(0, value)));
       const values = judged.data.map(percent);
       live.overlay(element("image"), { side: judged.width, values });
