@@ -78,8 +78,8 @@ def _steps(layer: keras.layers.Layer) -> list[dict[str, Any]]:
             side, stride = layer.kernel_size[0], layer.strides[0]
             before = side - 1 - (side - stride) // 2
             stretched = {"operation": "stretch", "size": stride}
-            return [stretched, {**_convolution(layer, kernel, 1), "before": before}]
-        case layers.GroupNormalization() if layer.groups == -1:
+            return [stretched, {**_convolution(layer, kernel, 1), "before": [before, before]}]
+        case layers.GroupNormalization() if layer.groups == layer.gamma.shape[0]:
             known = {"gamma": _numbers(layer.gamma), "beta": _numbers(layer.beta)}
             return [{"operation": "normalise", "epsilon": layer.epsilon, **known}]
         case layers.BatchNormalization():

@@ -1,6 +1,5 @@
 """The browser's arithmetic equals that of Keras, for all kinds of layers that a run may have."""
 
-from itertools import product
 from typing import Any
 
 import keras
@@ -46,19 +45,19 @@ def settings(**changes: Any) -> gan.GANSettings:
     return gan.GANSettings(**{**values, **changes})
 
 
-@pytest.mark.parametrize(
-    ("decoder", "norm", "noise"),
-    product(("resize", "transposed"), ("instance", "batch"), ("fresh", "none")),
-)
+@pytest.mark.parametrize("decoder", ["resize", "transposed"])
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("noise", ["fresh", "none"])
 def test_generators(page: Any, decoder: str, norm: str, noise: str) -> None:
     model = randomized(gan.build_generator(settings(decoder=decoder, norm=norm, noise=noise)), 1)
     given = np.random.default_rng(2).normal(size=(1, *model.input_shape[1:])).astype("f4")
     expected = np.asarray(model(given, training=False))
-    assert expected.std() > 0.05
+    assert expected.std() > 0.02  # not saturated
     np.testing.assert_allclose(computed(page, model, [given]), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize(("field", "norm"), product((34, 70, 142), ("instance", "batch")))
+@pytest.mark.parametrize("field", [34, 70, 142])
+@pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_discriminators(page: Any, field: int, norm: str) -> None:
     model = randomized(gan.build_discriminator(settings(receptive_field=field, norm=norm)), 1)
     given = [

@@ -37,8 +37,7 @@ function synthsegNetworks() {
     const height = Math.ceil(image.height / stride);
     const width = Math.ceil(image.width / stride);
     const missing = (outputs, size) => Math.max((outputs - 1) * stride + side - size, 0);
-    const top = before ?? missing(height, image.height) >> 1;
-    const left = before ?? missing(width, image.width) >> 1;
+    const [top, left] = before ?? [missing(height, image.height) >> 1, missing(width, image.width) >> 1];
     const wide = Math.max((width - 1) * stride + side, image.width + left);
     const high = Math.max((height - 1) * stride + side, image.height + top);
     const input = pad(image, top, left, high, wide);
@@ -80,6 +79,39 @@ function synthsegNetworks() {
       }
     }
     return output;
+  }
+
+  // The same as to repeat each pixel twice along rows and columns, and then to convolve with a kernel
+  // of 3 x 3: some weights meet the same pixel. For each place in a doubled pixel, a kernel of 2 x 2
+  // has their sums, so that less than half of the products are left.
+  function doubleAndConvolve(image, { filters, places }) {
+    const output = blank(2 * image.height, 2 * image.width, filters);
+    for (const place of places) {
+      const [down, right] = place.before.map((missing) => 1 - missing);
+      const { data } = convolve(image, place);
+      for (let i = 0, row = 0; row < image.height; row++) {
+        for (let column = 0; column < image.width; column++) {
+          const to = ((2 * row + down) * output.width + 2 * column + right) * filters;
+          for (let k = 0; k < filters; k++) output.data[to + k] = data[i++];
+        }
+      }
+    }
+    return output;
+  }
+
+  function sumsOfWeights(step) {
+    const { channels, filters, kernel } = step;
+    const taken = [[0, 1, 1], [0, 0, 1]]; // by the three rows (or columns) of the kernel
+    const places = [[0, 0], [0, 1], [1, 0], [1, 1]].map(([down, right]) => {
+      const sums = new Float32Array((filters + 1) * 4 * channels);
+      for (let i = 0; i < filters * 9 * channels; i++) {
+        const [filter, tap] = [Math.floor(i / (9 * channels)), Math.floor(i / channels) % 9];
+        const [y, x] = [taken[down][Math.floor(tap / 3)], taken[right][tap % 3]];
+        sums[(filter * 4 + 2 * y + x) * channels + (i % channels)] += kernel[i];
+      }
+      return { ...step, side: 2, kernel: sums, before: [1 - down, 1 - right] };
+    });
+    return { ...step, operation: "doubleAndConvolve", places };
   }
 
   // Each pixel `size` times along rows and columns, or once, with zeros between.
@@ -148,6 +180,7 @@ function synthsegNetworks() {
 
   const operations = {
     convolve: ([image], step) => convolve(image, step),
+    doubleAndConvolve: ([image], step) => doubleAndConvolve(image, step),
     normalise: ([image], step) => normalise(image, step),
     affine: ([image], { scale, shift }) => affine(image, scale, shift),
     leaky: ([image], { slope }) => map(image, (value) => (value < 0 ? slope * value : value)),
@@ -165,7 +198,7 @@ function synthsegNetworks() {
     const bytes = Uint8Array.from(atob(kernels), (letter) => letter.charCodeAt(0));
     const numbers = new Int16Array(bytes.buffer);
     let begin = 0;
-    return steps.map((step) => {
+    const loaded = steps.map((step) => {
       if (step.operation !== "convolve") return step;
       const { filters, scale } = step;
       const length = step.side * step.side * step.channels;
@@ -176,18 +209,22 @@ function synthsegNetworks() {
       begin += filters * length;
       return { ...step, kernel, bias: [...step.bias, 0] };
     });
+    return loaded.map((step) => {
+      const source = step.from.length === 1 && loaded[step.from[0]];
+      const doubled = source?.operation === "repeat" && source.size === 2;
+      if (!doubled || step.operation !== "convolve" || step.side !== 3) return step;
+      return { ...sumsOfWeights(step), from: source.from };
+    });
   }
 
-  // The last step's image. Inputs are taken in the order of the network's inputs.
+  // The image of the last step, and those that it needs. Inputs are in the network's order.
   function run(steps, inputs) {
-    const images = [];
-    const given = [...inputs];
-    for (const step of steps) {
-      const taken = step.from.map((number) => images[number]);
-      const known = step.operation === "input" ? () => given.shift() : operations[step.operation];
-      images.push(known(taken, step));
+    const images = [...inputs];
+    function image(number) {
+      const step = steps[number];
+      return (images[number] ??= operations[step.operation](step.from.map(image), step));
     }
-    return images.at(-1);
+    return image(steps.length - 1);
   }
 
   return { load, run };
