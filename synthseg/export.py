@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from keras import layers
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -141,6 +142,13 @@ def _save_sheet(path: Path, rows: Sequence[np.ndarray]) -> None:
     Image.fromarray(sheet).save(path, optimize=True)
 
 
+def _draw(generator: keras.Model, some_masks: np.ndarray, seed: int) -> np.ndarray:
+    """What :func:`gan.generate` gives; for few images its preparation would take the most time."""
+    seeds = tf.constant([seed, 0], tf.int64)
+    inputs = gan.generator_input(generator, tf.constant(some_masks), seeds)
+    return np.asarray(generator(inputs, training=False))
+
+
 def _judge(discriminator: keras.Model, some_masks: np.ndarray, images: np.ndarray) -> np.ndarray:
     """The discriminator's map for each image: probabilities of being real, (n, side, side, 1)."""
     outputs = discriminator([some_masks, images], training=False)
@@ -253,7 +261,7 @@ def _check(
     A test compares the browser's results with it.
     """
     given = np.concatenate([mask, np.zeros_like(mask)], axis=-1)[..., : generator.input_shape[-1]]
-    image = generator(given, training=False)
+    image = np.asarray(generator(given, training=False))
     outputs = {
         "generator": image,
         "discriminator": discriminator([mask, image], training=False),
@@ -284,7 +292,7 @@ def _learning(
         drawn, judged = [], []
         for number in gan.snapshot_numbers(gan_run / name):
             generator, discriminator = gan.load_snapshot(gan_run / name, number)
-            drawn.append(gan.generate(generator, shown, 0))
+            drawn.append(_draw(generator, shown, seed=0))
             judged += [_judge(discriminator, shown, some) for some in (drawn[-1], real)]
             keras.backend.clear_session()
         _save_sheet(folder / f"learn-{name}.png", drawn)
@@ -307,7 +315,7 @@ def _crops(
     """Real crops and images generated for the masks of other crops, with what tells them apart."""
     chosen = _from_little_to_much(some_masks, 0.3, 2 * CROPS)
     real, source = chosen[::2], chosen[1::2]
-    shown = np.concatenate([images[real], gan.generate(generator, some_masks[source], seed)])
+    shown = np.concatenate([images[real], _draw(generator, some_masks[source], seed)])
     belonging = some_masks[np.concatenate([real, source])]
     _save_sheet(folder / "spot.png", np.split(shown, 2 * CROPS // 10))
     maps = _judge(discriminator, belonging, shown)
