@@ -286,7 +286,7 @@ def _row(part: Compared) -> dict[str, float | str | bool]:
         "difference": part.interval.estimate,
         "low": part.interval.low,
         "high": part.interval.high,
-        "p": part.p,
+        "p": part.p if part.seeds > 1 else float("nan"),
         "equivalent": part.equivalent,
         "tissue low": tissue.low,
         "tissue high": tissue.high,
