@@ -1,4 +1,4 @@
-"""The command line: ``synthseg run | rerun | book | publish | data | check``."""
+"""The command line: ``synthseg run | predict | rerun | book | publish | data | check``."""
 
 import os
 import time
@@ -103,6 +103,7 @@ def run(
             f"{plural(len(planned), 'chapter')} in {took}. "
             f"To read:  synthseg book --profile {profile}"
         )
+        terminal.show_scores(planned)
         return
     for job in planned:
         last = f" (last time: {show_duration(job.last_time)})" if job.last_time else ""
@@ -131,6 +132,45 @@ def _execute(planned: list[jobs.Job], **how: Any) -> None:
     lines = terminal.Lines(planned)
     with lines.bars:
         jobs.execute(planned, planned[0].folder.parent, lines, **how)
+
+
+@app.command()
+@plain_errors()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of chapter 3.", show_default=False)],
+    images: Annotated[
+        Path, typer.Argument(help="A folder of slices, or one file.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="New folder for the masks, 0 and 255.", show_default=False)
+    ],
+    nm_per_pixel: Annotated[
+        float | None,
+        typer.Option(help="Size of a pixel in nanometres. If not given: that of the run's data."),
+    ] = None,
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Write probabilities, as TIFF of floats.")
+    ] = False,
+) -> None:
+    """Make masks for images that nobody has annotated, and a picture of a few of them.
+
+    Masks have the names and the size of the images. No existing file is overwritten.
+
+    Example:  synthseg predict runs/cpu/seed-0/03_baseline_segmentation new_slices new_masks
+    """
+    with console.status("Reading the run …"):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        from synthseg import predict as masks
+    trained = masks.open_run(run)
+    console.print(escape(trained.text))
+    if nm_per_pixel is None:
+        nm = f"{trained.nm_per_pixel:g}"
+        console.print(f"A pixel of the images is taken to be {nm} nm wide (else: --nm-per-pixel).")
+    with terminal.bar("slices") as show:
+        options = {"probability": probability, "progress": show}
+        written = masks.predict(trained, images, out, nm_per_pixel, **options)
+    for line in (*written.remarks, written.text):
+        console.print(escape(line))
 
 
 @app.command()
@@ -175,26 +215,8 @@ def rerun(
     same = reruns.same_machine(cards[-1], read_json(planned[-1].folder / "card.json"))
     numbers = read_json(planned[-1].folder / "metrics.json")
     compared = reruns.compare(cards[-1], numbers, same=same, tolerance=tolerance)
-    table = Table("number", "on the card", "rerun", "")
-    for row in compared:
-        verdict = {True: "equal", False: "[red]off[/red]", None: "not judged"}[row.agrees]
-        values = [
-            f"{value:.10g}" if isinstance(value, float) else "–" if value is None else str(value)
-            for value in (row.published, row.rerun)
-        ]
-        table.add_row(escape(row.name), *values, verdict)
-    console.print(table)
-    if not same:
-        console.print(
-            "Another processor, version or number of threads than the card's: scores are "
-            "judged by their absolute difference, other numbers are not judged."
-        )
-    judged = [row for row in compared if row.agrees is not None]
-    off = sum(not row.agrees for row in judged)
-    if off or not judged:
-        errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
+    if not terminal.show_comparison(compared, same=same):
         raise typer.Exit(1)
-    console.print(f"All {plural(len(judged), 'judged number')} agree.")
 
 
 @app.command()
@@ -241,19 +263,7 @@ def check() -> None:
     from synthseg import publishing
 
     checked = publishing.check()
-    for item in checked:
-        mark = "[red]stale[/red]" if item.problems else "[green]good[/green]"
-        console.print(f"{CHAPTERS[item.chapter]}  {mark}")
-        if card := item.card:
-            listed = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
-            text = (
-                f"  commit {card['commit'] or 'unknown'}, data {card['data']['name']} "
-                f"{card['data']['fingerprint']}, method version {card['method_version']}, "
-                f"finished {card['finished']}\n  {listed}"
-            )
-            console.print(escape(text))
-        for problem in item.problems:
-            console.print(f"  [red]{escape(problem)}[/red]")
+    terminal.show_checked(checked)
     stale = sum(bool(item.problems) for item in checked)
     if stale:
         errors.print(

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import given
+from skimage.io import imsave
+from test_predict import make_run
 from typer.testing import CliRunner
 
 from synthseg import cli, jobs, keys, publishing, runs, volumes
@@ -204,7 +206,37 @@ def test_data_are_described_with_all_findings(monkeypatch: pytest.MonkeyPatch) -
     assert last == "1 error, 1 warning, 1 note: the data cannot be used."
 
 
-@pytest.mark.parametrize("command", ["run", "book", "publish", "data", "check", "rerun"])
+def test_predict_says_what_was_found(tmp_path: Path) -> None:
+    run, image = make_run(tmp_path / "run"), np.full((40, 40), 250, np.uint8)
+    image[:, :10] = 5
+    imsave(tmp_path / "[i].png", image, check_contrast=False)
+    result = call("predict", str(run), str(tmp_path / "[i].png"), str(tmp_path / "[o]"))
+    assert result.code == 0, result.output
+    for part in ("test Dice 0.812 at 10 nm", "taken to be 5 nm", "25.00%", "[o].png", "6.00%"):
+        assert part in result.output
+    again = call("predict", str(run), str(tmp_path / "[i].png"), str(tmp_path / "[o]"))
+    assert again.code == 2
+    assert len(again.output.strip().splitlines()) == 3
+
+
+def test_the_score_of_chapter_3_and_whether_it_was_trained_long_enough(
+    executed: list, project: Path
+) -> None:
+    call("run", "2", "3")
+    folder = executed[0][0][1].folder
+    numbers = {"test_classical_dice": 0.41, "curves_classical_train": 0.39, "nm": 12.5}
+    files.write_json(folder / "metrics.json", numbers)
+    lines = call("run", "2", "3").output.splitlines()[-3:]
+    assert lines[0].startswith("Test Dice 0.410 at 12.5 nm per pixel")
+    assert "--set steps=80" in lines[1]
+    assert lines[2].endswith(
+        "synthseg predict runs/smoke/seed-0/03_baseline_segmentation IMAGES OUT"
+    )
+    files.write_json(folder / "metrics.json", numbers | {"curves_classical_train": 0.9})
+    assert "steps=" not in call("run", "2", "3").output
+
+
+@pytest.mark.parametrize("command", ["run", "predict", "book", "publish", "data", "check", "rerun"])
 def test_help(command: str) -> None:
     assert call(command, "--help").code == 0
 

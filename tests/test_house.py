@@ -19,7 +19,7 @@ FLOORS = [
     {"parameters", "machine"},
     {"keys"},
     {"runs"},
-    {"reruns", "jobs", "publishing"},
+    {"reruns", "jobs", "publishing", "predict"},
     {"terminal"},
     {"cli"},
 ]
