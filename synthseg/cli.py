@@ -1,9 +1,10 @@
 """The command line: ``synthseg run | predict | rerun | book | publish | data | check``."""
 
 import os
+import shlex
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -87,9 +88,9 @@ def run(
 ) -> None:
     """Execute chapters, each in a fresh kernel, after those that they build upon.
 
-    Results go to runs/PROFILE/seed-SEED/CHAPTER/. A chapter that was finished with the same
-    parameters, data and code is skipped, and an interrupted one goes on after its last finished
-    epoch.
+    Results go to runs/PROFILE/seed-SEED/CHAPTER/, or to runs/PROFILE-NAME/… if --data names other
+    data than the profile. A chapter that was finished with the same parameters, data and code is
+    skipped, and an interrupted one goes on after its last finished epoch.
 
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
@@ -97,11 +98,12 @@ def run(
     source = data and _from_root(data)
     planned = _plan(parameters.plan(chapters or CHAPTERS, profile, source, seed, settings or ()))
     if not dry_run:
-        _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
+        terminal.execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         took = show_duration(time.monotonic() - begun)
+        name = shlex.quote(planned[0].folder.parents[1].name)
         console.print(
             f"{plural(len(planned), 'chapter')} in {took}. "
-            f"To read:  synthseg book --profile {profile}"
+            f"To read:  synthseg book --profile {escape(name)}"
         )
         terminal.show_scores(planned)
         return
@@ -125,13 +127,6 @@ def _from_root(data: str) -> str:
 def _plan(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
     with console.status("Reading the data …"):
         return jobs.make_plan(chosen.items())
-
-
-def _execute(planned: list[jobs.Job], **how: Any) -> None:
-    """Execute a plan of runs that lie in one folder, and show it."""
-    lines = terminal.Lines(planned)
-    with lines.bars:
-        jobs.execute(planned, planned[0].folder.parent, lines, **how)
 
 
 @app.command()
@@ -167,8 +162,9 @@ def predict(
         nm = f"{trained.nm_per_pixel:g}"
         console.print(f"A pixel of the images is taken to be {nm} nm wide (else: --nm-per-pixel).")
     with terminal.bar("slices") as show:
-        options = {"probability": probability, "progress": show}
-        written = masks.predict(trained, images, out, nm_per_pixel, **options)
+        written = masks.predict(
+            trained, images, out, nm_per_pixel, probability=probability, progress=show
+        )
     for line in (*written.remarks, written.text):
         console.print(escape(line))
 
@@ -211,7 +207,7 @@ def rerun(
     for item in cards:
         for difference in reruns.differences(item, planned[-1].fingerprint):
             console.print(escape(f"{CHAPTERS[item.chapter]}: {difference}"))
-    _execute(planned, force=force)
+    terminal.execute(planned, force=force)
     same = reruns.same_machine(cards[-1], read_json(planned[-1].folder / "card.json"))
     numbers = read_json(planned[-1].folder / "metrics.json")
     compared = reruns.compare(cards[-1], numbers, same=same, tolerance=tolerance)
@@ -222,7 +218,12 @@ def rerun(
 @app.command()
 @plain_errors()
 def book(
-    profile: Profile = "smoke",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the runs below runs/, such as smoke; the latest run's if not given."
+        ),
+    ] = None,
     seed: Seed = None,
     published: Annotated[
         bool, typer.Option("--published", help="Build the published book to _build/html instead.")
@@ -230,7 +231,7 @@ def book(
 ) -> None:
     """Build the book of your own run, as web pages; nothing is executed.
 
-    The first page is runs/PROFILE/book/index.html. Chapters that were not executed say so.
+    The first page is book/index.html beside the runs. Chapters that were not executed say so.
     """
     from synthseg import publishing
 

@@ -16,7 +16,7 @@ import nbformat
 from filelock import FileLock, Timeout
 
 from synthseg import METHOD_VERSION
-from synthseg.parameters import REQUIRED, Scalar
+from synthseg.parameters import REQUIRED, Scalar, folder_of
 from synthseg.project import (
     RunError,
     chapter_name,
@@ -155,35 +155,41 @@ def _read_input(name: str, parameters: Mapping[str, Scalar], data: str) -> dict[
         problem = "was made by another version of the method"
     else:
         return card
-    command = _command(INPUTS[name], parameters)
-    raise MissingRun(f"The {name}'s run {show_path(folder)} {problem}: make it with  {command}")
+    again = command(INPUTS[name], parameters)
+    raise MissingRun(f"The {name}'s run {show_path(folder)} {problem}: make it with  {again}")
 
 
-def _command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
-    """Command that runs another chapter as this one is run."""
+def command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
+    """Command that runs another chapter as one with these parameters is run."""
     given = {name: str(parameters[name]) for name in REQUIRED if parameters[name] is not None}
-    profile, name = Path(given["folder"]).name, chapter_name(chapter)
-    known = (project_root() / "params" / f"{profile}.yaml").is_file()
-    if known and given["folder"] == f"runs/{profile}":
-        command = ["synthseg", "run", str(chapter), "--profile", profile]
-        command += ["--seed", given["seed"], "--data", given["data"]]
-        if "nm_per_pixel" in given:
-            command += ["--set", f"nm_per_pixel={given['nm_per_pixel']}"]
-    else:
-        command = ["papermill", f"book/{name}.ipynb", f"{name}.ipynb"]
-        for parameter, value in given.items():
-            command += ["-p", parameter, value]
-    return shlex.join(command)
+    folder, name = given["folder"], chapter_name(chapter)
+    for profile in (path.stem for path in sorted((project_root() / "params").glob("*.yaml"))):
+        if folder in (f"runs/{profile}", folder_of(profile, given["data"])):
+            words = ["synthseg", "run", str(chapter), "--profile", profile]
+            words += ["--seed", given["seed"], "--data", given["data"]]
+            if "nm_per_pixel" in given:
+                words += ["--set", f"nm_per_pixel={given['nm_per_pixel']}"]
+            return shlex.join(words)
+    words = ["papermill", f"book/{name}.ipynb", f"{name}.ipynb"]
+    for parameter, value in given.items():
+        words += ["-p", parameter, value]
+    return shlex.join(words)
 
 
-def set_aside(folder: Path, key: str | None = None) -> None:
-    """Rename the folder of an earlier run with another key than this, so that nothing is lost."""
+def aside(folder: Path, key: str | None = None) -> Path | None:
+    """Where an earlier run with another key than this would be kept; None if there is none."""
     earlier = read_json(folder / "card.json").get("key")
     if earlier in (None, key):
-        return
+        return None
     name = f"{folder.name}.{earlier[:8]}"
     names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-    folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
+    return next(path for path in map(folder.with_name, names) if not path.exists())
+
+
+def set_aside(folder: Path, key: str | None = None) -> Path | None:
+    """Rename the folder of an earlier run with another key than this, so that nothing is lost."""
+    kept = aside(folder, key)
+    return folder.rename(kept) if kept else None
 
 
 _held: dict[Path, FileLock] = {}  # by this process; the system frees them when it ends

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -130,13 +131,23 @@ def _check_seed(seed: Scalar) -> None:
 
 
 def without_paths(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Parameters to show and to publish: of a user's own paths, only the last part."""
+    """Parameters to show and to publish: of paths outside the project, only the last part."""
+
+    def shown(part: str) -> str:
+        path = Path(part)
+        return path.name if path.is_absolute() or path.parts[:1] in [("..",), ("~",)] else part
+
     return {
-        name: ",".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
-        if isinstance(value, str) and (parts := value.split(","))
-        else value
+        name: ",".join(map(shown, value.split(","))) if isinstance(value, str) else value
         for name, value in parameters.items()
     }
+
+
+def folder_of(profile: str, data: str) -> str:
+    """Folder of the runs of a profile on data that are not its own, such as ``runs/cpu-mouse``."""
+    first = Path(data.split(",")[0])
+    name = first.stem if first.suffix.lower() in (".tif", ".tiff") else first.name
+    return f"runs/{profile}-{re.sub(r'[^a-zA-Z0-9_.-]+', '-', name)[:60]}"
 
 
 def profile_path(name: str) -> Path:
@@ -192,12 +203,14 @@ def plan(
 ) -> dict[int, dict[str, Scalar]]:
     """Settle all parameters of each chapter: defaults, the profile, `data` and `seed`, `settings`.
 
-    Each of `settings`, as ``name=value``, goes to the chapters that have the name.
+    Each of `settings`, as ``name=value``, goes to the chapters that have the name. The folder is
+    ``runs/PROFILE`` for the profile's own data, else one for these data.
     """
     numbers = sorted(set(chapters))
     defaults = {number: default_parameters(chapter_path(number)) for number in numbers}
     given = read_profile(profile)
     parameters = {n: {**defaults[n], **given[n], "folder": f"runs/{profile}"} for n in numbers}
+    usual = {number: parameters[number]["data"] for number in numbers}
     for chosen in parameters.values():
         chosen.update({"seed": seed} if data is None else {"seed": seed, "data": data})
     for setting in settings:
@@ -205,13 +218,15 @@ def plan(
         if not equals:
             raise ParameterError(f"'{setting}' is not of the form name=value.")
         if name == "folder":
-            raise ParameterError("The folder follows from the profile: choose it by --profile.")
+            raise ParameterError("The folder follows from profile and data: choose it by these.")
         takers = [number for number in numbers if name in defaults[number]]
         if not takers:
             known = {key for number in numbers for key in defaults[number]} - {"folder"}
             raise unknown(name, known, f"the parameters of the chapters {numbers}")
         for number in takers:
             parameters[number][name] = parse(name, text, defaults[number][name])
-    for chosen in parameters.values():
+    for number, chosen in parameters.items():
         _check_seed(chosen["seed"])
+        if chosen["data"] != usual[number]:
+            chosen["folder"] = folder_of(profile, str(chosen["data"]))
     return parameters

@@ -142,7 +142,8 @@ def predict(
         raise RunError(f"Files in {show_path(images)} differ in their endings alone: move some.")
     model = keras.models.load_model(trained.folder / "segmenter-classical.keras", compile=False)
     count = len(stack.pixels)
-    shown = dict.fromkeys(np.linspace(0, count - 1, SHOWN).astype(int).tolist(), np.empty(0))
+    drawn: set[int] = set(np.linspace(0, count - 1, SHOWN).astype(int).tolist())
+    shown: dict[int, NDArray] = {}
     marked = 0
 
     def pages(chosen: list[int]) -> Iterator[NDArray]:
@@ -151,7 +152,7 @@ def predict(
             found = _probability(model, stack.pixels[index], nm / trained.nm, trained)
             mask = found > 0.5
             marked += int(mask.sum())
-            if index in shown:
+            if index in drawn:
                 shown[index] = mask
             progress(index + 1, count)
             yield found if probability else mask * np.uint8(255)

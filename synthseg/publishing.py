@@ -6,6 +6,7 @@ where the code cells of the book are the ones that were executed. Published resu
 ``<chapter>.card.json``, the run cards with their metrics.
 """
 
+import glob
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from synthseg import METHOD_VERSION
+from synthseg import METHOD_VERSION, keys
 from synthseg.keys import code_cells, code_fingerprint
 from synthseg.parameters import profile_path, without_paths
 from synthseg.project import (
@@ -51,19 +52,24 @@ class Finished:
     notebook: nbformat.NotebookNode
 
 
-def seeds(profile: str) -> list[int]:
-    """Seeds with which chapters of a profile were run, the latest run first."""
-    profile_path(profile)  # refuses what is no name
-    cards = (project_root() / "runs" / profile).glob("seed-*/*/card.json")
-    newest = sorted(cards, key=lambda card: card.stat().st_mtime, reverse=True)
-    folders = [c.parent.parent.name for c in newest if c.parent.name in CHAPTERS.values()]
-    found = [re.fullmatch(r"seed-(\d+)", folder, re.ASCII) for folder in folders]
-    return list(dict.fromkeys(int(match[1]) for match in found if match))
+def latest(pattern: str = "*") -> list[tuple[str, int]]:
+    """Folders below ``runs/`` and seeds with which chapters were run, the latest run first."""
+    cards = (project_root() / "runs").glob(f"{pattern}/seed-*/*/card.json")
+    found = []
+    for card in sorted(cards, key=lambda card: card.stat().st_mtime, reverse=True):
+        match = re.fullmatch(r"seed-(\d+)", card.parents[1].name, re.ASCII)
+        if match and card.parent.name in CHAPTERS.values():
+            found.append((card.parents[2].name, int(match[1])))
+    return list(dict.fromkeys(found))
 
 
 def finished_runs(profile: str, seed: int | None = None) -> list[Finished]:
-    """Finished runs of a profile, in the order of the chapters; of the latest seed by default."""
-    found = seeds(profile)
+    """Finished runs of a profile, in the order of the chapters; of the latest seed by default.
+
+    `profile` is the name of the runs' folder below ``runs/``.
+    """
+    profile_path(profile)  # refuses what is no name
+    found = [number for _, number in latest(glob.escape(profile))]
     if not found:
         raise RunError(
             f"Nothing has been run with the profile {profile}: "
@@ -231,12 +237,18 @@ def build_published() -> Path:
     return _build(root / "book", root / "_config.yml", strict=True) / "index.html"
 
 
-def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[int]]:
+def build_run(profile: str | None, seed: int | None = None) -> tuple[Path, list[int]]:
     """Build the book of one's own run, also of a partial one, from ``runs/<profile>/source/``.
 
+    Without a profile, the name of the runs' folder, the latest run's is taken.
     Chapters that have not been executed appear without outputs, and say so; warnings are errors
     only if all have been. Returns its first page and the numbers of the executed chapters.
     """
+    if profile is None:
+        found = latest()
+        if not found:
+            raise RunError("Nothing has been run: start with  synthseg run")
+        profile = found[0][0]
     executed = {run.chapter: run for run in finished_runs(profile, seed)}
     root, base = project_root(), project_root() / "runs" / profile
     book, config = base / "source" / "book", base / "source" / "_config.yml"
@@ -247,7 +259,7 @@ def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[int]]:
         settings.setdefault("html", {})["announcement"] = PHANTOM
     write_text(config, yaml.safe_dump(settings, allow_unicode=True))
     for chapter, name in CHAPTERS.items():
-        notebook, note = _page(chapter, book / f"{name}.ipynb", profile, executed)
+        notebook, note = _page(chapter, book / f"{name}.ipynb", executed)
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = _without_missing(cell.source, executed, name)
@@ -265,11 +277,12 @@ def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[int]]:
 
 
 def _page(
-    chapter: int, page: Path, profile: str, executed: Mapping[int, Finished]
+    chapter: int, page: Path, executed: Mapping[int, Finished]
 ) -> tuple[nbformat.NotebookNode, str]:
     """Page of a chapter in the book of one's own run, and what is to be said on it."""
     book, run, note = nbformat.read(page, as_version=4), executed.get(chapter), ""
-    command = f"`synthseg run {chapter} --profile {profile}`"
+    how = [other.card["parameters"] for other in executed.values()]
+    command = f"`{keys.command(chapter, how[0]) if how else f'synthseg run {chapter}'}`"
     if run is None:
         for cell in code_cells(book):
             cell.outputs, cell.execution_count = [], None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.progress import BarColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from synthseg import jobs, keys
 from synthseg.jobs import Job, Progress
 from synthseg.project import (
     CHAPTERS,
@@ -104,9 +105,19 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, count: bars.update(task, completed=done, total=count)
 
 
-def show_scores(jobs: list[Job]) -> None:
+def execute(planned: list[Job], *, force: bool, **how: Any) -> None:
+    """Execute a plan of runs that lie in one folder, and show it."""
+    for job in planned:
+        if kept := keys.aside(job.folder, None if force else job.key):
+            console.print(f"An earlier run is kept as {escape(show_path(kept))}")
+    lines = Lines(planned)
+    with lines.bars:
+        jobs.execute(planned, planned[0].folder.parent, lines, force=force, **how)
+
+
+def show_scores(planned: list[Job]) -> None:
     """Say what runs of chapter 3 came to, whether they were long enough, and what to do next."""
-    for job in jobs:
+    for job in planned:
         numbers = read_json(job.folder / "metrics.json")
         if SCORE not in numbers:
             continue

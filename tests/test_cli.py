@@ -54,6 +54,17 @@ def test_run_passes_parameters_on(executed: list, project: Path) -> None:
     assert "2 of 2  02_gan  done (1 min 01 s)" in result.output
 
 
+def test_an_earlier_run_is_kept_and_said(executed: list, project: Path) -> None:
+    call("run", "1")
+    folder = executed[0][0][0].folder
+    files.write_json(folder / "card.json", {"key": "ab12" * 16})
+    line = "An earlier run is kept as runs/smoke/seed-0/01_data.ab12ab12\n"
+    assert line in call("run", "1").output
+    files.write_json(folder / "card.json", {"key": executed[0][0][0].key})
+    assert "An earlier run" not in call("run", "1").output
+    assert "An earlier run" in call("run", "1", "--force").output
+
+
 def test_run_without_chapters_takes_all(executed: list) -> None:
     assert call("run", "--force").code == 0
     assert [job.chapter for job in executed[0][0]] == [1, 2, 3]
@@ -132,7 +143,8 @@ def test_a_folder_that_may_not_be_written_to(project: Path, folder: str) -> None
 
 
 def test_before_any_run(project: Path) -> None:
-    assert "synthseg run --profile smoke" in call("book").output
+    assert "start with  synthseg run" in call("book").output
+    assert "synthseg run --profile smoke" in call("book", "--profile", "smoke").output
     assert call("publish").code == 2
     result = call("check")
     assert result.code == 1

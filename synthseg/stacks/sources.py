@@ -1,5 +1,6 @@
 """What a person names, as arrays: the phantom, the EPFL files, or data of one's own."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,8 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
     provenance = f"Own data {name}, {nm_per_pixel:g} nm per pixel, {how}."
     for finding in findings:
         provenance += f" {finding.severity.capitalize()}: {finding}"
+    for root in [path] if path.is_dir() else pairs[0]:  # cards and pages are for others, too
+        provenance = provenance.replace(f"{show_path(root.parent)}{os.sep}", "")
     return Source(blocks, nm_per_pixel, name, provenance, findings, checked=True)
 
 
