@@ -218,7 +218,7 @@ def plan(
         if not equals:
             raise ParameterError(f"'{setting}' is not of the form name=value.")
         if name == "folder":
-            raise ParameterError("The folder follows from profile and data: choose it by these.")
+            raise ParameterError("The folder follows from --profile and --data: choose these.")
         takers = [number for number in numbers if name in defaults[number]]
         if not takers:
             known = {key for number in numbers for key in defaults[number]} - {"folder"}

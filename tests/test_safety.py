@@ -164,7 +164,7 @@ def test_a_seed_is_a_number_and_no_path(project: Path, seed: object) -> None:
 
 @pytest.mark.parametrize("setting", ["folder=../../x", "folder=/x"])
 def test_the_folder_of_a_run_cannot_be_set(project: Path, setting: str) -> None:
-    with pytest.raises(files.ParameterError, match="follows from the profile"):
+    with pytest.raises(files.ParameterError, match="follows from --profile"):
         parameters.plan([1], "smoke", settings=[setting])
 
 
