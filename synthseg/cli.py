@@ -153,8 +153,7 @@ def predict(
 
     Example:  synthseg predict runs/cpu/seed-0/03_baseline_segmentation new_slices new_masks
     """
-    with console.status("Reading the run …"):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with console.status("Reading the run …"), terminal.quiet_libraries():
         from synthseg import predict as masks
     trained = masks.open_run(run)
     console.print(escape(trained.text))

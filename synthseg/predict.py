@@ -217,6 +217,9 @@ def _draw(stack: Stack, masks: dict[int, NDArray], nm: float) -> Figure:
         [[stack.pixels[index]] * 2 for index in masks],
         predictions=[[np.zeros_like(mask), mask] for mask in masks.values()],
         titles=["image", "outlines of the masks"],
-        row_labels=[f"slice {index}" for index in masks],
+        row_labels=[
+            f"slice {index}" if len(set(stack.files)) == 1 else stack.files[index].name[-30:]
+            for index in masks
+        ],
         nm_per_pixel=nm,
     )

@@ -1,5 +1,6 @@
 """What the command line shows: errors in one sentence, and a line for each job."""
 
+import os
 import shlex
 import signal
 import sys
@@ -94,6 +95,20 @@ class Lines:
         if not console.is_terminal and self.states[job.folder] != progress.state:
             console.print(f"{index + 1} of {len(self.folders)}  {job.folder.name}  {note}")
         self.states[job.folder] = progress.state
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep off the terminal what TensorFlow writes while it is loaded, whatever its log level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager
