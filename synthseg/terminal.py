@@ -102,7 +102,7 @@ def quiet_libraries() -> Iterator[None]:
     """Keep off the terminal what TensorFlow writes while it is loaded, whatever its log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
