@@ -21,7 +21,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long bench book lint clean
+.PHONY: help run test test-long study bench book lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test: $(READY)  ## run the tests, two files at a time
 
 test-long: $(READY)  ## run the tests that take minutes, too: 20 kills of each trainer and the like
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'long or not long'
+
+study: $(READY)  ## go on with the study (JOBS side by side); results/study_*.csv are the receipt
+	nice $(BIN)/python workflow/study.py --jobs '$(JOBS)'
 
 bench: $(READY)  ## measure the module against its peers (NAMES); an hour on two cores
 	@$(BIN)/python -c 'import psutil, torch, importlib.metadata as m; m.version("torch-fidelity")' \

@@ -92,6 +92,8 @@ def execute(
     show: Show,
     *,
     side_by_side: int = 1,
+    in_order: bool = False,
+    keep_going: bool = False,
     force: bool = False,
     executor: str | None = None,
 ) -> None:
@@ -99,7 +101,9 @@ def execute(
 
     The folder `base` holds those of their runs; nobody else may run a plan there meanwhile. `show`
     is told several times a second where each job stands. With `force`, finished and begun runs are
-    set aside. `executor` is Snakemake's plugin for a cluster. Raises a ChapterError if a job fails.
+    set aside. Of jobs side by side the last ones come first, for chapter 7 is the longest, or with
+    `in_order` the first ones. With `keep_going` a failure does not stop the jobs that do not need
+    it. `executor` is Snakemake's plugin for a cluster. Raises a ChapterError if a job fails.
     """
     keys.hold(base, wait=0.1)
     try:
@@ -116,17 +120,14 @@ def execute(
             (job.folder / "card.json").touch()  # a book is built from the latest run
             show(job, Progress("unchanged", part=1.0))
         if waiting:
-            _write_plan(waiting, base, in_order=side_by_side == 1)
-            _snakemake(waiting, base, show, side_by_side, executor)
+            _write_plan(waiting, base, in_order=in_order or side_by_side == 1)
+            _snakemake(waiting, base, show, side_by_side, keep_going, executor)
     finally:
         keys.release(base)
 
 
 def _write_plan(jobs: list[Job], base: Path, in_order: bool) -> None:
-    """Write the configuration of the Snakefile; inputs that are finished are no jobs.
-
-    Of jobs side by side the last ones come first: chapter 7 is the longest.
-    """
+    """Write the configuration of the Snakefile; inputs that are finished are no jobs."""
     names = {job.folder: job.folder.relative_to(base).as_posix() for job in jobs}
     plan = {
         names[job.folder]: {
@@ -134,7 +135,7 @@ def _write_plan(jobs: list[Job], base: Path, in_order: bool) -> None:
             "parameters": job.parameters,
             "key": job.key,
             "inputs": [names[folder] for folder in job.inputs if folder in names],
-            "priority": -place if in_order else place,
+            "priority": len(jobs) - place if in_order else place,
         }
         for place, job in enumerate(jobs)
     }
@@ -142,13 +143,19 @@ def _write_plan(jobs: list[Job], base: Path, in_order: bool) -> None:
 
 
 def _snakemake(
-    jobs: list[Job], base: Path, show: Show, side_by_side: int, executor: str | None
+    jobs: list[Job],
+    base: Path,
+    show: Show,
+    side_by_side: int,
+    keep_going: bool,
+    executor: str | None,
 ) -> None:
-    """Run Snakemake, watch the jobs' status files, and say why the first one failed."""
+    """Run Snakemake, watch the jobs' status files, and say why jobs failed."""
     command = [sys.executable, "-m", "snakemake", "--directory", str(base), "--nolock"]
     command += ["--snakefile", str(project_root() / "workflow" / "Snakefile")]
     command += ["--configfile", str(base / "plan.json"), "--rerun-triggers", "input"]
     command += ["--keep-incomplete", "--rerun-incomplete", "--nocolor"]
+    command += ["--keep-going"] if keep_going else []
     environment = dict(os.environ)
     if executor:
         command += ["--executor", executor, "--jobs", str(side_by_side)]
@@ -177,7 +184,7 @@ def _snakemake(
         raise
     failures = _look(jobs, show)
     if failures:
-        raise ChapterError(failures[0])
+        raise ChapterError("\n".join(failures) if keep_going else failures[0])
     if process.returncode:
         raise ChapterError(f"Snakemake stopped; all that it said is in {show_path(log)}.")
 

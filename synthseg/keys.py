@@ -38,7 +38,10 @@ METHOD = (
 """Files of the module whose code is part of a run's key."""
 
 INPUTS = {"generator": 2, "segmenter": 3}
-"""Parameters that name the run folder of an earlier chapter; empty stands for the sibling."""
+"""Parameters that name the run folder of an earlier chapter.
+
+Empty stands for the sibling; "none", in the study, for a run that needs none.
+"""
 
 LOCK_WAIT = 10.0
 """Seconds to wait for a lock: the kernel of a killed run ends about a second after it."""
@@ -127,7 +130,7 @@ def find_inputs(
     `data` is the fingerprint of the data, `planned` has the keys of runs that are yet to be made.
     """
     folders, used = {}, {}
-    for name in (name for name in INPUTS if name in parameters):
+    for name in (name for name in INPUTS if parameters.get(name, "none") != "none"):
         folder = folders[name] = input_folder(name, parameters)
         if folder in planned:
             used[folder.name] = planned[folder]

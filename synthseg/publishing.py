@@ -2,8 +2,8 @@
 
 Nothing is executed when a book is built. Outputs come from run folders, cell by cell, and only
 where the code cells of the book are the ones that were executed. Published results lie in
-``results/``: ``metrics.csv`` has every recorded number and ``cards.csv`` a row a chapter, made from
-``<chapter>.card.json``, the run cards with their metrics.
+``results/``: ``metrics.csv`` has every recorded number, ``cards.csv`` a row a chapter, ``times.md``
+what each took; all are made from ``<chapter>.card.json``, the run cards with their metrics.
 """
 
 import glob
@@ -19,6 +19,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import yaml
+from nbclient import NotebookClient
 
 from synthseg import METHOD_VERSION, keys
 from synthseg.keys import code_cells, code_fingerprint
@@ -109,9 +110,10 @@ def outputs_fingerprint(notebook: nbformat.NotebookNode) -> str:
 
 
 def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``metrics.csv`` and ``cards.csv``, from run cards with their metrics, into a folder."""
+    """Write the files that pages show, from run cards with their metrics, into a folder."""
     metrics: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    times = dict.fromkeys(CHAPTERS.values(), "This chapter has not been run.")
     for card in cards:
         name, seed = card["chapter"], card["parameters"]["seed"]
         for quantity, value in card["metrics"].items():
@@ -132,6 +134,12 @@ def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
                 "finished": card["finished"],
             }
         )
+        times[name] = f"The run on this page took {show_duration(card['duration_s'])}"
+        if card.get("memory_mib"):
+            times[name] += f" and {card['memory_mib'] / 1024:.1f} GiB of memory"
+        times[name] += f" ({card['device']})."
+    parts = [f"<!-- {name} -->\n{text}\n<!-- end -->\n" for name, text in times.items()]
+    write_text(folder / "times.md", "".join(parts))  # each chapter includes its part
     for name, table in {"metrics": metrics, "cards": rows}.items():
         frame = pd.DataFrame(table or [{"chapter": "–"}])  # a page can't show an empty table
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
@@ -226,6 +234,42 @@ def _problems(chapter: int, cards: Mapping[str, dict[str, Any]]) -> Iterable[str
         yield f"it is of method version {card['method_version']}, now {METHOD_VERSION}"
     for other in _other_inputs(card, cards):
         yield f"it used another run of {other} than the published one"
+
+
+# The study's chapter ----------------------------------------------------------------------------
+
+ANSWER = "08_do_they_help"
+"""The chapter that reads the study's tables, and trains nothing."""
+
+
+def execute_answer() -> nbformat.NotebookNode:
+    """Execute the study's chapter, with the tables as they are now."""
+    path = project_root() / "book" / f"{ANSWER}.ipynb"
+    executed = nbformat.read(path, as_version=4)
+    NotebookClient(executed, resources={"metadata": {"path": str(project_root())}}).execute()
+    book = with_outputs(nbformat.read(path, as_version=4), executed)
+    assert book is not None
+    return book
+
+
+def publish_answer() -> None:
+    """Put the outputs of the study's chapter into the book."""
+    text = nbformat.writes(execute_answer()) + "\n"
+    write_text(project_root() / "book" / f"{ANSWER}.ipynb", text)
+
+
+def answer_is_current() -> bool:
+    """Whether the study's tables give what its chapter in the book says, word for word."""
+    book = nbformat.read(project_root() / "book" / f"{ANSWER}.ipynb", as_version=4)
+    return _said(book) == _said(execute_answer())
+
+
+def _said(notebook: nbformat.NotebookNode) -> list[str]:
+    """All that the outputs of a notebook say in text, tables and recorded numbers included."""
+    data = [
+        dict(output.get("data", {})) for cell in code_cells(notebook) for output in cell.outputs
+    ]
+    return [str(v) for part in data for name, v in sorted(part.items()) if "text/" in name]
 
 
 # Building ---------------------------------------------------------------------------------------

@@ -349,6 +349,8 @@ def test_a_partial_book_on_the_phantom_says_both(project: Path) -> None:
     for name in ("intro", "results", "01_data", "02_gan"):
         assert publishing.PHANTOM in page_text(index.parent / f"{name}.html")
     assert "has not been executed in this run" in page_text(index.parent / "02_gan.html")
+    times = page_text(index.parent / "results.html")
+    assert re.search(r"The run on this page took \d+ s .* This chapter has not been run\.", times)
 
 
 def test_a_published_card_names_no_path_of_the_machine(project: Path, tmp_path: Path) -> None:
