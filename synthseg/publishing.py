@@ -53,29 +53,24 @@ class Finished:
     notebook: nbformat.NotebookNode
 
 
-def latest(pattern: str = "*") -> list[tuple[str, int]]:
-    """Folders below ``runs/`` and seeds with which chapters were run, the latest run first."""
-    cards = (project_root() / "runs").glob(f"{pattern}/seed-*/*/card.json")
+def latest(profile: str | None) -> list[tuple[str, int]]:
+    """Folders below ``runs/`` (or one alone) and seeds of chapters' runs, the latest run first."""
+    folder = glob.escape(profile_path(profile).stem) if profile is not None else "*"
+    cards = (project_root() / "runs").glob(f"{folder}/seed-*/*/card.json")
     found = []
     for card in sorted(cards, key=lambda card: card.stat().st_mtime, reverse=True):
         match = re.fullmatch(r"seed-(\d+)", card.parents[1].name, re.ASCII)
         if match and card.parent.name in CHAPTERS.values():
             found.append((card.parents[2].name, int(match[1])))
+    if not found:
+        where = f"in runs/{profile}" if profile else "yet"
+        raise RunError(f"Nothing has been run {where}: start with  synthseg run")
     return list(dict.fromkeys(found))
 
 
 def finished_runs(profile: str, seed: int | None = None) -> list[Finished]:
-    """Finished runs of a profile, in the order of the chapters; of the latest seed by default.
-
-    `profile` is the name of the runs' folder below ``runs/``.
-    """
-    profile_path(profile)  # refuses what is no name
-    found = [number for _, number in latest(glob.escape(profile))]
-    if not found:
-        raise RunError(
-            f"Nothing has been run with the profile {profile}: "
-            f"start with  synthseg run --profile {profile}"
-        )
+    """Finished runs in a folder below ``runs/``, by chapter; of the latest seed by default."""
+    found = [number for _, number in latest(profile)]
     if seed is not None and seed not in found:
         listed = ", ".join(map(str, found))
         raise RunError(f"runs/{profile} has no run with seed {seed} (but with {listed}).")
@@ -284,15 +279,11 @@ def build_published() -> Path:
 def build_run(profile: str | None, seed: int | None = None) -> tuple[Path, list[int]]:
     """Build the book of one's own run, also of a partial one, from ``runs/<profile>/source/``.
 
-    Without a profile, the name of the runs' folder, the latest run's is taken.
-    Chapters that have not been executed appear without outputs, and say so; warnings are errors
-    only if all have been. Returns its first page and the numbers of the executed chapters.
+    Without a profile, the folder of the latest run is taken. Chapters that have not been executed
+    appear without outputs, and say so; warnings are errors only if all have been. Returns the first
+    page and the numbers of the executed chapters.
     """
-    if profile is None:
-        found = latest()
-        if not found:
-            raise RunError("Nothing has been run: start with  synthseg run")
-        profile = found[0][0]
+    profile = latest(profile)[0][0]
     executed = {run.chapter: run for run in finished_runs(profile, seed)}
     root, base = project_root(), project_root() / "runs" / profile
     book, config = base / "source" / "book", base / "source" / "_config.yml"

@@ -143,8 +143,8 @@ def test_a_folder_that_may_not_be_written_to(project: Path, folder: str) -> None
 
 
 def test_before_any_run(project: Path) -> None:
-    assert "start with  synthseg run" in call("book").output
-    assert "synthseg run --profile smoke" in call("book", "--profile", "smoke").output
+    assert "Nothing has been run yet: start with  synthseg run" in call("book").output
+    assert "in runs/smoke" in call("book", "--profile", "smoke").output
     assert call("publish").code == 2
     result = call("check")
     assert result.code == 1

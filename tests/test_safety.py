@@ -178,7 +178,8 @@ def test_a_run_stays_below_the_folder_it_is_given(project: Path) -> None:
 def test_folders_that_are_no_runs_are_left_alone(project: Path) -> None:
     for name in ("seed-0 copy", "seed-x", "seed-²", "seed-"):
         files.write_json(project / "runs" / "smoke" / name / "01_data" / "card.json", {})
-    assert publishing.latest() == []
+    with pytest.raises(files.RunError, match="Nothing has been run in runs/smoke"):
+        publishing.latest("smoke")
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
