@@ -29,7 +29,7 @@ help:  ## list the targets
 run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET JOBS) and build their book
 	$(BIN)/synthseg run $(CHAPTERS) --profile '$(PROFILE)' --jobs '$(JOBS)' \
 		$(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
-	$(BIN)/synthseg book --profile '$(PROFILE)'
+	$(BIN)/synthseg book
 
 test: $(READY)  ## run the tests, two files at a time
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

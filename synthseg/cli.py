@@ -1,8 +1,9 @@
-"""The command line: ``synthseg run | rerun | book | student | publish | export | data | check``."""
+"""The command line: synthseg run, predict, book, student, publish, export, rerun, check, data."""
 
+import shlex
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -94,9 +95,9 @@ def run(
 ) -> None:
     """Execute chapters, each in a fresh kernel, after those that they build upon.
 
-    Results go to runs/PROFILE/seed-SEED/CHAPTER/. A chapter that was finished with the same
-    parameters, data and code is skipped, and an interrupted one goes on after its last finished
-    epoch.
+    Results go to runs/PROFILE/seed-SEED/CHAPTER/, or to runs/PROFILE-NAME/… if --data names other
+    data than the profile. A chapter that was finished with the same parameters, data and code is
+    skipped, and an interrupted one goes on after its last finished epoch.
 
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
@@ -106,12 +107,14 @@ def run(
         data = ",".join(map(str, paths))
     planned = _plan(parameters.plan(chapters or CHAPTERS, profile, data, seed, settings or ()))
     if not dry_run:
-        _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
+        terminal.execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         took = show_duration(time.monotonic() - begun)
+        name = shlex.quote(planned[0].folder.parents[1].name)
         console.print(
             f"{plural(len(planned), 'chapter')} in {took}. "
-            f"To read:  synthseg book --profile {profile}"
+            f"To read:  synthseg book --profile {escape(name)}"
         )
+        terminal.show_scores(planned)
         return
     for job in planned:
         last = f" (last time: {show_duration(job.last_time)})" if job.last_time else ""
@@ -124,11 +127,43 @@ def _plan(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
         return jobs.make_plan(chosen.items())
 
 
-def _execute(planned: list[jobs.Job], **how: Any) -> None:
-    """Execute a plan of runs that lie in one folder, and show it."""
-    lines = terminal.Lines(planned)
-    with lines.bars:
-        jobs.execute(planned, planned[0].folder.parent, lines, **how)
+@app.command()
+@plain_errors()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of chapter 3.", show_default=False)],
+    images: Annotated[
+        Path, typer.Argument(help="A folder of slices, or one file.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="New folder for the masks, 0 and 255.", show_default=False)
+    ],
+    nm_per_pixel: Annotated[
+        float | None,
+        typer.Option(help="Size of a pixel in nanometres. If not given: that of the run's data."),
+    ] = None,
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Write probabilities, as TIFF of floats.")
+    ] = False,
+) -> None:
+    """Make masks for images that nobody has annotated, and a picture of a few of them.
+
+    Masks have the names and the size of the images. No existing file is overwritten.
+
+    Example:  synthseg predict runs/cpu/seed-0/03_baseline_segmentation new_slices new_masks
+    """
+    with console.status("Reading the run …"), terminal.quiet_libraries():
+        from synthseg import predict as masks
+    trained = masks.open_run(run)
+    console.print(escape(trained.text))
+    if nm_per_pixel is None:
+        nm = f"{trained.nm_per_pixel:g}"
+        console.print(f"A pixel of the images is taken to be {nm} nm wide (else: --nm-per-pixel).")
+    with terminal.bar("slices") as show:
+        written = masks.predict(
+            trained, images, out, nm_per_pixel, probability=probability, progress=show
+        )
+    for line in (*written.remarks, written.text):
+        console.print(escape(line))
 
 
 @app.command()
@@ -156,7 +191,7 @@ def rerun(
 
     cards = reruns.read_cards(card)
     planned = _plan({item.chapter: item.parameters for item in cards})
-    _execute(planned, force=force)
+    terminal.execute(planned, force=force)
     before, folder = cards[-1].content, planned[-1].folder
     again, numbers = read_json(folder / "card.json"), read_json(folder / "metrics.json")
     same = all(before[name] == again[name] for name in ("device", "versions"))
@@ -172,13 +207,17 @@ def rerun(
         off = judged.count(False)
         errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
         raise typer.Exit(1)
-    console.print(f"All {plural(len(judged), 'judged number')} agree.")
 
 
 @app.command()
 @plain_errors()
 def book(
-    profile: Profile = "smoke",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the runs below runs/, such as smoke; the latest run's if not given."
+        ),
+    ] = None,
     seed: Seed = None,
     published: Annotated[
         bool, typer.Option("--published", help="Build the published book to _build/html instead.")
@@ -186,7 +225,7 @@ def book(
 ) -> None:
     """Build the book of your own run, as web pages; nothing is executed.
 
-    The first page is runs/PROFILE/book/index.html. Chapters that were not executed say so.
+    The first page is book/index.html beside the runs. Chapters that were not executed say so.
     """
     from synthseg import publishing
 

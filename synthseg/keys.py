@@ -16,7 +16,7 @@ import nbformat
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from synthseg import METHOD_VERSION
-from synthseg.parameters import Scalar, profile_path
+from synthseg.parameters import Scalar, folder_of
 from synthseg.project import (
     RunError,
     chapter_name,
@@ -132,7 +132,7 @@ def find_inputs(
         elif problem := _problem(card, parameters, data):
             raise MissingRun(
                 f"The {name}'s run {show_path(folder)} {problem}: make it first, with the same "
-                f"data, seed, folder and sizes:  {_command(INPUTS[name], parameters)}"
+                f"data, seed, folder and sizes:  {command(INPUTS[name], parameters)}"
             )
         else:
             used[card["chapter"]] = card["key"]
@@ -154,22 +154,32 @@ def _problem(card: Mapping[str, Any], parameters: Mapping[str, Scalar], data: st
     return f"was made with {other[0]}={made.get(other[0])}" if other else ""
 
 
-def _command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
+def command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
     """What runs another chapter as this one is run, without its options."""
-    profile = Path(str(parameters["folder"])).name
-    if parameters["folder"] == f"runs/{profile}" and profile_path(profile).is_file():
-        return f"synthseg run {chapter} --profile {shlex.quote(profile)}"
+    data, folder = str(parameters["data"]), parameters["folder"]
+    for profile in sorted(path.stem for path in (project_root() / "params").glob("*.yaml")):
+        words = ["synthseg", "run", str(chapter), "--profile", profile]
+        if folder == f"runs/{profile}":
+            return shlex.join(words)
+        if folder == folder_of(profile, data):
+            return shlex.join([*words, "--data", data])
     return f"papermill book/{chapter_name(chapter)}.ipynb"
 
 
-def set_aside(folder: Path, key: str | None = None) -> None:
-    """Rename the folder of an earlier run with another key than this, so that nothing is lost."""
+def aside(folder: Path, key: str | None = None) -> Path | None:
+    """Where an earlier run with another key than this would be kept; None if there is none."""
     earlier = read_json(folder / "card.json").get("key")
     if earlier in (None, key):
-        return
+        return None
     name = f"{folder.name}.{earlier[:8]}"
     names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-    folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
+    return next(path for path in map(folder.with_name, names) if not path.exists())
+
+
+def set_aside(folder: Path, key: str | None = None) -> Path | None:
+    """Rename the folder of an earlier run with another key than this, so that nothing is lost."""
+    kept = aside(folder, key)
+    return folder.rename(kept) if kept else None
 
 
 def hold(folder: Path, wait: float = LOCK_WAIT) -> AcquireReturnProxy:

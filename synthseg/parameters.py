@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -124,13 +125,23 @@ def _check_seed(seed: Scalar) -> None:
 
 
 def without_paths(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Parameters to show and to publish: of a user's own paths, only the last part."""
+    """Parameters to show and to publish: of paths outside the project, only the last part."""
+
+    def shown(part: str) -> str:
+        path = Path(part)
+        return path.name if path.is_absolute() or path.parts[:1] in [("..",), ("~",)] else part
+
     return {
-        name: ",".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
-        if isinstance(value, str) and (parts := value.split(","))
-        else value
+        name: ",".join(map(shown, value.split(","))) if isinstance(value, str) else value
         for name, value in parameters.items()
     }
+
+
+def folder_of(profile: str, data: str) -> str:
+    """Folder of the runs of a profile on data that are not its own, such as ``runs/cpu-mouse``."""
+    first = Path(data.split(",")[0])
+    name = first.stem if first.suffix.lower() in (".tif", ".tiff") else first.name
+    return f"runs/{profile}-{re.sub(r'[^a-zA-Z0-9_.-]+', '-', name)[:60]}"
 
 
 def profile_path(name: str) -> Path:
@@ -169,7 +180,8 @@ def plan(
     """Settle all parameters of each chapter: defaults, the profile, `data` and `seed`, `settings`.
 
     The profile's group ``all`` and `settings`, as ``name=value``, go to the chapters that have the
-    name; the profile's group of a chapter wins over ``all``.
+    name; the profile's group of a chapter wins over ``all``. The folder is
+    ``runs/PROFILE`` for the profile's own data, else one for these data.
     """
     numbers = sorted(set(chapters))
     defaults = {n: default_parameters(chapter_path(n)) for n in sorted({*CHAPTERS, *numbers})}
@@ -187,6 +199,7 @@ def plan(
     for group, values in sorted(read_profile(profile).items(), key=lambda item: item[0] != "all"):
         members = [number for number, name in CHAPTERS.items() if group in ("all", name)]
         give(members, values, f"group {group} of params/{profile}.yaml", "seed", "folder")
+    usual = {number: values["data"] for number, values in parameters.items()}
     if data is not None:
         give(numbers, {"data": data}, "--data")
     for setting in settings:
@@ -194,8 +207,11 @@ def plan(
         if not equals:
             raise ParameterError(f"'{setting}' is not of the form name=value.")
         if name == "folder":
-            raise ParameterError("The folder follows from the profile: choose it by --profile.")
+            raise ParameterError("The folder follows from --profile and --data: choose these.")
         give(numbers, {name: parse(text)}, "--set")
     for number in numbers:
-        _check_seed(parameters[number]["seed"])
-    return {number: {**parameters[number], "folder": f"runs/{profile}"} for number in numbers}
+        chosen = parameters[number]
+        _check_seed(chosen["seed"])
+        own = chosen["data"] == usual[number]
+        chosen["folder"] = f"runs/{profile}" if own else folder_of(profile, str(chosen["data"]))
+    return {number: parameters[number] for number in numbers}

@@ -6,6 +6,7 @@ where the code, the method and the inputs are those of the run. Published result
 what each took; all are made from ``<chapter>.card.json``, the run cards with their metrics.
 """
 
+import glob
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ import yaml
 from nbclient import NotebookClient
 
 from synthseg import METHOD_VERSION
-from synthseg.keys import chapter_code, code_cells, receipt, run_folder
+from synthseg.keys import chapter_code, code_cells, command, receipt, run_folder
 from synthseg.parameters import profile_path, without_paths
 from synthseg.project import (
     CHAPTERS,
@@ -45,22 +46,23 @@ Card = dict[str, Any]
 """A run card, with the recorded numbers as its ``metrics``."""
 
 
-def finished_runs(profile: str, seed: int | None = None) -> dict[str, tuple[Card, Any]]:
-    """Cards and notebooks of a profile's finished runs, by chapter; of the latest seed by default.
+def finished_runs(profile: str | None, seed: int | None = None) -> dict[str, tuple[Card, Any]]:
+    """Cards and notebooks of finished runs in a folder below ``runs/``, by chapter.
 
-    A run that was finished in JupyterLab has no receipt, and no executed notebook: it is none.
+    By default, those of the latest seed, and without a profile of the latest folder. A run that was
+    finished in JupyterLab has no receipt, and no executed notebook: it is none.
     """
-    base = profile_path(profile).parents[1] / "runs" / profile  # refuses what is no name
-    seeds = [f"seed-{seed}"] if seed is not None else [path.name for path in base.glob("seed-*")]
-    numbered = [name for name in seeds if name.removeprefix("seed-").isdecimal()]
-    cards = [base / seed / name / "card.json" for seed in numbered for name in CHAPTERS.values()]
+    if profile is not None:
+        profile_path(profile)  # refuses what is no name
+    below = "*" if profile is None else glob.escape(profile)
+    seeds = (project_root() / "runs").glob(f"{below}/seed-{'*' if seed is None else seed}")
+    numbered = [path for path in seeds if path.name.removeprefix("seed-").isdecimal()]
+    cards = [path / name / "card.json" for path in numbered for name in CHAPTERS.values()]
     found = [card for card in cards if card.is_file()]
     if not found:
-        raise RunError(
-            f"Nothing has been run with the profile {profile}"
-            f"{'' if seed is None else f' and seed {seed}'}: "
-            f"start with  synthseg run --profile {profile}"
-        )
+        where = "yet" if profile is None else f"in runs/{profile}"
+        where += "" if seed is None else f" with seed {seed}"
+        raise RunError(f"Nothing has been run {where}: start with  synthseg run")
     latest = max(found, key=lambda card: card.stat().st_mtime).parents[1]
     runs = {}
     for folder in (latest / name for name in CHAPTERS.values()):
@@ -237,18 +239,21 @@ def build_published() -> Path:
     return _build(root / "book", root / "_config.yml", strict=True) / "index.html"
 
 
-def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[str]]:
+def build_run(profile: str | None, seed: int | None = None) -> tuple[Path, list[str]]:
     """Build the book of one's own run, also of a partial one, from ``runs/<profile>/source/``.
 
-    Chapters that have not been executed, or whose run does not fit, appear without outputs, and
-    say so; warnings are errors only if there are none of these. Returns its first page and the
-    executed chapters.
+    Without a profile, the folder of the latest run is taken. Chapters that have not been executed,
+    or whose run does not fit, appear without outputs, and say so; warnings are errors only if there
+    are none of these. Returns the first page and the executed chapters.
     """
     runs = finished_runs(profile, seed)
     cards = {name: card for name, (card, _) in runs.items()}
     wrong = {name: next(problems(card, cards), "") for name, card in cards.items()}
     shown = [name for name in wrong if not wrong[name]]
-    root, base = project_root(), project_root() / "runs" / profile
+    if not runs:
+        raise RunError("No chapter has been finished: go on with  synthseg run")
+    how = next(iter(cards.values()))["parameters"]
+    root, base = project_root(), project_root() / str(how["folder"])
     book, config = base / "source" / "book", base / "source" / "_config.yml"
     shutil.rmtree(book.parent, ignore_errors=True)
     shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns(".*", "_build"))
@@ -266,7 +271,7 @@ def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[str]]:
             note = (
                 "This chapter has no figures and numbers here: "
                 f"{wrong.get(name) or 'it has not been executed in this run'}. "
-                f"The command `synthseg run {number} --profile {profile}` makes them."
+                f"The command `{command(number, how)}` makes them."
             )
             warning = f"```{{warning}}\n{note}\n```"
             notebook.cells.insert(1, nbformat.v4.new_markdown_cell(warning, id="note"))

@@ -34,6 +34,7 @@ from synthseg.project import (
     read_json,
     sha256,
     show_duration,
+    show_path,
     write_json,
     write_text,
 )
@@ -71,7 +72,8 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     folder = keys.run_folder(chapter, parameters)
     key = keys.run_key(chapter, parameters, used, dataset.fingerprint)
     lock = keys.hold(folder)
-    keys.set_aside(folder, key)
+    if kept := keys.set_aside(folder, key):
+        print(f"The earlier run in this folder is kept as {show_path(kept)}")
     earlier = read_json(folder / "card.json")
     card = {
         "chapter": chapter_name(chapter),

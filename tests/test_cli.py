@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import given
+from skimage.io import imsave
+from test_predict import make_run
 from typer.testing import CliRunner
 
 from synthseg import cli, jobs, keys, publishing, runs, volumes
@@ -50,6 +52,17 @@ def test_run_passes_parameters_on(executed: list, project: Path) -> None:
         assert chosen == {"steps": 20, "rate": 0.25, "seed": 3, "folder": "runs/smoke"}
     assert "1 of 2  01_data  unchanged, skipped" in result.output
     assert "2 of 2  02_gan  done (1 min 01 s)" in result.output
+
+
+def test_an_earlier_run_is_kept_and_said(executed: list, project: Path) -> None:
+    call("run", "1")
+    folder = executed[0][0][0].folder
+    files.write_json(folder / "card.json", {"key": "ab12" * 16})
+    line = "An earlier run is kept as runs/smoke/seed-0/01_data.ab12ab12\n"
+    assert line in call("run", "1").output
+    files.write_json(folder / "card.json", {"key": executed[0][0][0].key})
+    assert "An earlier run" not in call("run", "1").output
+    assert "An earlier run" in call("run", "1", "--force").output
 
 
 def test_run_without_chapters_takes_all(executed: list) -> None:
@@ -129,7 +142,8 @@ def test_a_folder_that_may_not_be_written_to(project: Path, folder: str) -> None
 
 
 def test_before_any_run(project: Path) -> None:
-    assert "synthseg run --profile smoke" in call("book").output
+    assert "Nothing has been run yet: start with  synthseg run" in call("book").output
+    assert "in runs/smoke" in call("book", "--profile", "smoke").output
     assert call("publish").code == 2
     result = call("check")
     assert result.code == 1
@@ -206,7 +220,37 @@ def test_data_are_described_with_all_findings(monkeypatch: pytest.MonkeyPatch) -
     assert last == "1 error, 1 warning, 1 note: the data cannot be used."
 
 
-@pytest.mark.parametrize("command", ["run", "book", "publish", "data", "check", "rerun"])
+def test_predict_says_what_was_found(tmp_path: Path) -> None:
+    run, image = make_run(tmp_path / "run"), np.full((40, 40), 250, np.uint8)
+    image[:, :10] = 5
+    imsave(tmp_path / "[i].png", image, check_contrast=False)
+    result = call("predict", str(run), str(tmp_path / "[i].png"), str(tmp_path / "[o]"))
+    assert result.code == 0, result.output
+    for part in ("test Dice 0.812 at 10 nm", "taken to be 5 nm", "25.00%", "[o].png", "6.00%"):
+        assert part in result.output
+    again = call("predict", str(run), str(tmp_path / "[i].png"), str(tmp_path / "[o]"))
+    assert again.code == 2
+    assert len(again.output.strip().splitlines()) == 3
+
+
+def test_the_score_of_chapter_3_and_whether_it_was_trained_long_enough(
+    executed: list, project: Path
+) -> None:
+    call("run", "2", "3")
+    folder = executed[0][0][1].folder
+    numbers = {"test_classical_dice": 0.41, "curves_classical_train": 0.39, "nm": 12.5}
+    files.write_json(folder / "metrics.json", numbers)
+    lines = call("run", "2", "3").output.splitlines()[-3:]
+    assert lines[0].startswith("Test Dice 0.410 at 12.5 nm per pixel")
+    assert "--set steps=80" in lines[1]
+    assert lines[2].endswith(
+        "synthseg predict runs/smoke/seed-0/03_baseline_segmentation IMAGES OUT"
+    )
+    files.write_json(folder / "metrics.json", numbers | {"curves_classical_train": 0.9})
+    assert "steps=" not in call("run", "2", "3").output
+
+
+@pytest.mark.parametrize("command", ["run", "predict", "book", "publish", "data", "check", "rerun"])
 def test_help(command: str) -> None:
     assert call(command, "--help").code == 0
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,8 +81,32 @@ def test_plan_lays_settings_over_profile_over_defaults(project: Path) -> None:
     assert list(plan) == [1, 2]
     assert plan[1] == plan[2]
     assert (plan[1]["steps"], plan[1]["rate"]) == (7, 0.25)
-    assert (plan[1]["data"], plan[1]["seed"], plan[1]["folder"]) == ("epfl", 5, "runs/smoke")
+    assert (plan[1]["data"], plan[1]["seed"]) == ("epfl", 5)
     assert parameters.plan([1, 3], "smoke")[3]["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    ("data", "folder"),
+    [
+        (None, "runs/smoke"),
+        ("mine", "runs/smoke"),  # what the profile names
+        ("phantom", "runs/smoke-phantom"),
+        ("../../mouse 1/", "runs/smoke-mouse-1"),
+        ("/home/me/fly.v2", "runs/smoke-fly.v2"),
+        ("em/raw.tif,em/seg.tif", "runs/smoke-raw"),
+    ],
+)
+def test_other_data_than_the_profiles_have_a_folder_of_their_own(
+    project: Path, data: str | None, folder: str
+) -> None:
+    changed = [] if data is None else [f"data={data}"]
+    for plan in (
+        parameters.plan([2, 3], "smoke", data),
+        parameters.plan([2, 3], "smoke", settings=changed),
+    ):
+        assert [chosen["folder"] for chosen in plan.values()] == [folder] * 2
+        words = keys.command(2, plan[3]).split()
+        assert words[:5] == ["synthseg", "run", "2", "--profile", "smoke"]
 
 
 @pytest.mark.parametrize(
@@ -161,13 +186,17 @@ def test_a_part_of_the_training_volume(project: Path) -> None:
     assert keys.cut(whole, {"part": ""}) is whole
 
 
-def test_a_run_with_other_parameters_sets_the_earlier_one_aside(project: Path) -> None:
+def test_a_run_with_other_parameters_sets_the_earlier_one_aside(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = runs.start(1, given())
     first.record(dice=0.5)
     assert runs.start(1, given()).key == first.key
     assert (first.folder / "metrics.json").is_file()
+    capsys.readouterr()
     runs.start(1, given(steps=20))
     aside = first.folder.with_name(f"01_data.{first.key[:8]}")
+    assert f"kept as runs/local/seed-0/{aside.name}" in capsys.readouterr().out
     assert (aside / "metrics.json").is_file()
     assert not (first.folder / "metrics.json").exists()
 
@@ -335,6 +364,32 @@ def test_a_partial_book_on_the_phantom_says_both(project: Path) -> None:
         publishing.publish("smoke")
     keys.receipt(run.folder, run.key).unlink()  # as if it had been finished in JupyterLab
     assert publishing.finished_runs("smoke") == {}
+
+
+def test_a_published_card_names_no_path_of_the_machine(project: Path, tmp_path: Path) -> None:
+    write_stack(tmp_path / "mouse")
+    with pytest.warns(UserWarning, match="unusual"):
+        run = finished(1, data=str(tmp_path / "mouse"), folder="runs/smoke", nm_per_pixel=500.0)
+    shutil.copy(files.chapter_path(1), run.folder / "01_data.ipynb")
+    publishing.publish("smoke")
+    text = (project / "results" / "01_data.card.json").read_text(encoding="utf-8")
+    assert "mouse has pixels of 500 nm" in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/home/me/mouse", "mouse"),
+        ("../../me/mouse", "mouse"),
+        ("~/mouse", "mouse"),
+        ("data/mouse", "data/mouse"),  # within the project
+        ("/a/image.tif,../b/mask.tif", "image.tif,mask.tif"),
+        ("epfl", "epfl"),
+    ],
+)
+def test_parameters_are_shown_without_paths(path: str, shown: str) -> None:
+    assert parameters.without_paths({"data": path, "steps": 3}) == {"data": shown, "steps": 3}
 
 
 def test_a_failing_chapter_says_why_and_goes_on(project: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_seed_is_a_number_and_no_path(project: Path, seed: object) -> None:
 
 @pytest.mark.parametrize("setting", ["folder=../../x", "folder=/x"])
 def test_the_folder_of_a_run_cannot_be_set(project: Path, setting: str) -> None:
-    with pytest.raises(files.ParameterError, match="follows from the profile"):
+    with pytest.raises(files.ParameterError, match="follows from --profile"):
         parameters.plan([1], "smoke", settings=[setting])
 
 
@@ -180,7 +180,7 @@ def test_a_run_stays_below_the_folder_it_is_given(project: Path) -> None:
 def test_folders_that_are_no_runs_are_left_alone(project: Path) -> None:
     for name in ("seed-0 copy", "seed-x", "seed-²", "seed-"):
         files.write_json(project / "runs" / "smoke" / name / "01_data" / "card.json", {})
-    with pytest.raises(files.RunError, match="Nothing has been run"):
+    with pytest.raises(files.RunError, match="Nothing has been run in runs/smoke"):
         publishing.finished_runs("smoke")
 
 
@@ -211,7 +211,7 @@ def test_settings_arrive_as_they_are(project: Path, text: str) -> None:
 @pytest.mark.parametrize("text", ["a; touch sentinel", "$(touch sentinel)", "two  words"])
 def test_commands_that_messages_suggest_are_quoted(project: Path, text: str) -> None:
     (project / "params" / f"{text}.yaml").touch()
-    words = shlex.split(keys._command(1, {"folder": f"runs/{text}"}))
+    words = shlex.split(keys.command(1, {"folder": f"runs/{text}", "data": "mine"}))
     assert words == ["synthseg", "run", "1", "--profile", text]
 
 

@@ -1,6 +1,8 @@
 """What a person names, as arrays: the phantom, the EPFL files, or data of one's own."""
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,8 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
     provenance = f"Own data {name}, {nm_per_pixel:g} nm per pixel, {how}."
     for finding in findings:
         provenance += f" {finding.severity.capitalize()}: {finding}"
+    for root in [path] if path.is_dir() else pairs[0]:  # cards and pages are for others, too
+        provenance = provenance.replace(f"{show_path(root.parent)}{os.sep}", "")
     return Source(blocks, nm_per_pixel, name, provenance, findings, checked=True)
 
 
@@ -176,6 +180,19 @@ def _shared(train: Stack, test: Stack) -> Iterator[Finding]:
             remedy = "test on slices that are not in train/, or scores would be taken on training"
             what = f"is a training image, too ({where})"
             yield from test.at([index], "error", what, f"{remedy} data")
+
+
+def open_images(path: Path) -> Stack:
+    """Read images that have no masks: slices of 8 bit, with what was noticed about their files."""
+    if not path.exists():
+        raise DataError([Finding("error", show_path(path), "does not exist", "check the name")])
+    stack = read_stack(path)
+    if errors := [finding for finding in stack.findings if finding.severity == "error"]:
+        raise DataError(errors[:1])
+    if stack.pixels.min() == stack.pixels.max():
+        remedy = "check that these are the images, and their export"
+        raise DataError([stack.whole("error", "is of one grey value everywhere", remedy)])
+    return replace(stack, pixels=_to_uint8(stack.pixels))
 
 
 def _to_uint8(image: NDArray) -> NDArray[np.uint8]:
