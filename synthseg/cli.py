@@ -1,4 +1,4 @@
-"""The command line: ``synthseg run | rerun | book | publish | data | check``."""
+"""The command line: ``synthseg run | rerun | book | student | publish | export | data | check``."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.table import Table
 from tabulate import tabulate
 
 from synthseg import jobs, parameters, terminal
-from synthseg.project import CHAPTERS, plural, read_json, show_duration, show_path
+from synthseg.project import CHAPTERS, plural, project_root, read_json, show_duration, show_path
 from synthseg.terminal import console, errors, plain_errors
 
 # What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
@@ -87,8 +87,8 @@ def run(
     executor: Annotated[
         str | None,
         typer.Option(
-            help="Snakemake's executor plugin for a cluster, for instance slurm, in place of this "
-            "machine: pip install 'synthseg\\[cluster]'. It needs a shared file system."
+            help="A cluster in place of this machine: slurm or kubernetes, the profiles in "
+            "workflow/profiles/. See workflow/README.md."
         ),
     ] = None,
 ) -> None:
@@ -201,6 +201,18 @@ def book(
 
 @app.command()
 @plain_errors()
+def student(
+    folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+) -> None:
+    """Write the exercises without their solutions, as notebooks to answer in, into a folder."""
+    from synthseg import exercises
+
+    written = exercises.write_for_students(folder)
+    console.print(f"{plural(len(written), 'notebook')} in {escape(show_path(folder))}")
+
+
+@app.command()
+@plain_errors()
 def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
     """Put the outputs of a run into the notebooks in book/, and its numbers into results/.
 
@@ -210,6 +222,24 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
 
     listed = ", ".join(publishing.publish(profile, seed))
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
+
+
+@app.command("export")
+@plain_errors()
+def export_pages(profile: Profile = "pages", seed: Seed = None) -> None:
+    """Put the networks of a run of chapters 2 and 3 behind the interactive pages in book/.
+
+    The book of your own run (synthseg book) has its own networks there without this.
+    """
+    from synthseg import export, publishing
+
+    runs = publishing.folders(publishing.finished_runs(profile, seed))
+    with console.status("Exporting networks and images, about a minute …"):
+        folder = export.write_pages(runs, project_root() / "book")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    console.print(
+        f"{show_path(folder)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published"
+    )
 
 
 @app.command()

@@ -6,6 +6,7 @@ cluster (``workflow/Snakefile``); each job is ``workflow/chapter.py``.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,14 @@ import psutil
 
 from synthseg import keys
 from synthseg.parameters import Scalar
-from synthseg.project import ChapterError, project_root, read_json, show_path, write_json
+from synthseg.project import (
+    ChapterError,
+    RunError,
+    project_root,
+    read_json,
+    show_path,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,8 @@ def execute(
     is told several times a second where each job stands. With `force`, finished and begun runs are
     set aside. Of jobs side by side the last ones come first, for chapter 7 is the longest, or with
     `in_order` the first ones. With `keep_going` a failure does not stop the jobs that do not need
-    it. `executor` is Snakemake's plugin for a cluster. Raises a ChapterError if a job fails.
+    it. `executor` is a profile in ``workflow/profiles/``, for a cluster. Raises a ChapterError if
+    a job fails.
     """
     with keys.hold(base, wait=0.1):
         waiting = [job for job in jobs if force or not job.finished]
@@ -142,7 +151,10 @@ def _snakemake(
     command += ["--keep-going"] if keep_going else []
     environment, log = dict(os.environ), base / "snakemake.log"
     if executor:
-        command += ["--executor", executor, "--jobs", str(count)]
+        profile = project_root() / "workflow" / "profiles" / executor
+        if not profile.is_dir():  # else Snakemake executes all here
+            raise RunError(f"There is no profile {executor!r} in {show_path(profile.parent)}.")
+        command += ["--workflow-profile", str(profile), "--jobs", str(count)]
     else:
         command += ["--cores", str(count)]
         environment["SYNTHSEG_RUNNER"] = str(os.getpid())
@@ -163,7 +175,11 @@ def _snakemake(
             _look(jobs, show)
             time.sleep(0.2)
     except BaseException:
-        _end(process)
+        if executor:  # Snakemake cancels what it has submitted
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        else:
+            _end(process)
         raise
     failures = _look(jobs, show)
     if process.returncode and not failures:

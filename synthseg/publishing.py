@@ -20,7 +20,7 @@ import yaml
 from nbclient import NotebookClient
 
 from synthseg import METHOD_VERSION
-from synthseg.keys import chapter_code, code_cells, receipt
+from synthseg.keys import chapter_code, code_cells, receipt, run_folder
 from synthseg.parameters import profile_path, without_paths
 from synthseg.project import (
     CHAPTERS,
@@ -70,6 +70,15 @@ def finished_runs(profile: str, seed: int | None = None) -> dict[str, tuple[Card
             notebook = nbformat.read(folder / f"{folder.name}.ipynb", as_version=4)
             runs[folder.name] = card, notebook
     return runs
+
+
+def folders(runs: Mapping[str, tuple[Card, Any]]) -> dict[int, Path]:
+    """Folders of finished runs, by the number of the chapter."""
+    return {
+        number: run_folder(number, runs[name][0]["parameters"])
+        for number, name in CHAPTERS.items()
+        if name in runs
+    }
 
 
 def with_outputs(
@@ -268,6 +277,10 @@ def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[str]]:
     for page in book.glob("*.md"):
         write_text(page, _without_missing(page.read_text(encoding="utf-8"), page.stem, shown))
     write_results(book.parent / "results", [cards[name] for name in shown])
+    if (book / "_extra").is_dir():  # interactive pages, which are to show this run's networks
+        from synthseg import export
+
+        export.write_or_say(folders({name: runs[name] for name in shown}), book)
     built = _build(book, config, strict=len(shown) == len(CHAPTERS))
     shutil.rmtree(base / "book", ignore_errors=True)
     built.rename(base / "book")

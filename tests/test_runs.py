@@ -264,6 +264,11 @@ def make_plan(*chapters: int, settings: list[str] | None = None) -> list[jobs.Jo
     return jobs.make_plan(parameters.plan(chapters, "smoke", settings=settings or []).items())
 
 
+def test_an_unknown_cluster_is_refused(project: Path) -> None:
+    with pytest.raises(files.RunError, match="no profile 'slrum'"):
+        execute(make_plan(1), executor="slrum")
+
+
 def test_jobs_run_in_order_and_once(project: Path) -> None:
     done = dict.fromkeys(("01_data", "02_gan", "03_baseline_segmentation"), "done")
     plan = make_plan(1, 2, 3)

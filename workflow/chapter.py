@@ -89,6 +89,8 @@ def main(plan_file: str, run: str) -> int:
     if runner := os.environ.get("SYNTHSEG_RUNNER"):  # not in the jobs of a cluster
         process = psutil.Process(int(runner))
         threading.Thread(target=end_with, args=(process,), daemon=True).start()
+    elif threads := os.environ.get("OMP_NUM_THREADS"):  # what Snakemake asked the cluster for
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
     os.environ["SYNTHSEG_ROOT"] = plan["root"]
     # Kernels inherit these: no start-up messages of TensorFlow in the book, and the kernel that
     # belongs to this environment rather than one of the same name in the user's home folder.

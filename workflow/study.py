@@ -1,6 +1,7 @@
 """The study: its runs, how far it is, and the tables of its results.
 
-    python workflow/study.py [--dry-run] [--jobs 2] [--settings params/study.yaml] [--publish]
+    python workflow/study.py [--dry-run] [--jobs 2] [--executor slurm]
+                             [--settings params/study.yaml] [--publish]
 
 The plan is a list of runs of two notebooks beside this file, ``train_gan`` and ``train_arm``. What
 is finished stands in ``results/study_*.csv``: these files are the receipt. A fresh clone goes on
@@ -266,7 +267,7 @@ def time_left(cells: list[Cell], done: dict[str, dict[str, str]]) -> str:
     return text
 
 
-def main(settings_file: Path, side_by_side: int, dry_run: bool) -> int:
+def main(settings_file: Path, side_by_side: int, dry_run: bool, executor: str | None = None) -> int:
     """Go on with the study; 1 if a run failed."""
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"  # with two, numbers differ a little
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
@@ -307,7 +308,13 @@ def main(settings_file: Path, side_by_side: int, dry_run: bool) -> int:
     try:
         chosen = [job for _, job in pairs]
         jobs.execute(
-            chosen, root / base, show, side_by_side=side_by_side, in_order=True, keep_going=True
+            chosen,
+            root / base,
+            show,
+            side_by_side=side_by_side,
+            in_order=True,
+            keep_going=True,
+            executor=executor,
         )
     except (ChapterError, RunError) as error:
         print(error, file=sys.stderr)
@@ -320,9 +327,10 @@ if __name__ == "__main__":
     parser.add_argument("--settings", type=Path, default=Path("params/study.yaml"))
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--dry-run", action="store_true", help="list what is left, and the hours")
+    parser.add_argument("--executor", help="a profile in workflow/profiles/, for a cluster")
     parser.add_argument("--publish", action="store_true", help="put the answer into the book, only")
     arguments = parser.parse_args()
     if arguments.publish:
         publishing.publish_answer()
         sys.exit()
-    sys.exit(main(arguments.settings, arguments.jobs, arguments.dry_run))
+    sys.exit(main(arguments.settings, arguments.jobs, arguments.dry_run, arguments.executor))
