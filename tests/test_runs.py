@@ -371,6 +371,7 @@ def test_a_published_card_names_no_path_of_the_machine(project: Path, tmp_path: 
     with pytest.warns(UserWarning, match="unusual"):
         run = finished(1, data=str(tmp_path / "mouse"), folder="runs/smoke", nm_per_pixel=500.0)
     shutil.copy(files.chapter_path(1), run.folder / "01_data.ipynb")
+    keys.receipt(run.folder, run.key).touch()
     publishing.publish("smoke")
     text = (project / "results" / "01_data.card.json").read_text(encoding="utf-8")
     assert "mouse has pixels of 500 nm" in text
