@@ -207,6 +207,7 @@ def rerun(
         off = judged.count(False)
         errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
         raise typer.Exit(1)
+    console.print(f"All {plural(len(judged), 'judged number')} agree.")
 
 
 @app.command()
