@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.table import Table
-from tabulate import tabulate
 
-from synthseg import jobs, parameters, terminal
+from synthseg import parameters, terminal
 from synthseg.project import CHAPTERS, plural, project_root, read_json, show_duration, show_path
 from synthseg.terminal import console, errors, plain_errors
 
@@ -105,7 +104,9 @@ def run(
     if data not in (None, "phantom", "epfl"):  # chapters run in another folder
         paths = (Path(part.strip()).expanduser().absolute() for part in data.split(","))
         data = ",".join(map(str, paths))
-    planned = _plan(parameters.plan(chapters or CHAPTERS, profile, data, seed, settings or ()))
+    planned = terminal.make_plan(
+        parameters.plan(chapters or CHAPTERS, profile, data, seed, settings or ())
+    )
     if not dry_run:
         terminal.execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         took = show_duration(time.monotonic() - begun)
@@ -116,15 +117,7 @@ def run(
         )
         terminal.show_scores(planned)
         return
-    for job in planned:
-        last = f" (last time: {show_duration(job.last_time)})" if job.last_time else ""
-        skipped = job.finished and not force
-        console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
-
-
-def _plan(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
-    with console.status("Reading the data …"):
-        return jobs.make_plan(chosen.items())
+    terminal.show_plan(planned, force=force)
 
 
 @app.command()
@@ -190,22 +183,16 @@ def rerun(
     from synthseg import reruns
 
     cards = reruns.read_cards(card)
-    planned = _plan({item.chapter: item.parameters for item in cards})
+    planned = terminal.make_plan({item.chapter: item.parameters for item in cards})
     terminal.execute(planned, force=force)
     before, folder = cards[-1].content, planned[-1].folder
     again, numbers = read_json(folder / "card.json"), read_json(folder / "metrics.json")
     same = all(before[name] == again[name] for name in ("device", "versions"))
     compared = reruns.compare(before["metrics"], numbers, same_machine=same)
-    words = {True: "equal", False: "off", None: "not judged"}
-    rows = [(name, *values, words[agrees]) for name, (*values, agrees) in compared.items()]
-    heads = ["number", "on the card", "rerun", ""]
-    console.print(escape(tabulate(rows, heads, floatfmt=".10g", missingval="–")))
+    agreed = terminal.show_comparison(compared)
     for difference in reruns.differences(before, again):
         console.print(escape(difference))
-    judged = [agrees for *_, agrees in compared.values() if agrees is not None]
-    if not all(judged) or not judged:
-        off = judged.count(False)
-        errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
+    if not agreed:
         raise typer.Exit(1)
     console.print(f"All {plural(len(judged), 'judged number')} agree.")
 
@@ -275,10 +262,10 @@ def export_pages(profile: Profile = "pages", seed: Seed = None) -> None:
 
     runs = publishing.folders(publishing.finished_runs(profile, seed))
     with console.status("Exporting networks and images, about a minute …"):
-        folder = export.write_pages(runs, project_root() / "book")
-    size = sum(path.stat().st_size for path in folder.iterdir())
+        pages = export.write_pages(runs, project_root() / "book")
+    size = sum(path.stat().st_size for path in pages.iterdir())
     console.print(
-        f"{show_path(folder)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published"
+        f"{show_path(pages)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published"
     )
 
 
@@ -288,25 +275,7 @@ def check() -> None:
     """Say what made each published chapter, and fail if its code has changed since."""
     from synthseg import publishing
 
-    checked = publishing.check()
-    for name, (card, problems) in checked.items():
-        console.print(f"{name}  {'[red]stale[/red]' if problems else '[green]good[/green]'}")
-        if card:
-            listed = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
-            text = (
-                f"  commit {card['commit'] or 'unknown'}, data {card['data']['name']} "
-                f"{card['data']['fingerprint']}, method version {card['method_version']}, "
-                f"finished {card['finished']}\n  {listed}"
-            )
-            console.print(escape(text))
-        for problem in problems:
-            console.print(f"  [red]{escape(problem)}[/red]")
-    stale = sum(bool(problems) for _, problems in checked.values())
-    if stale:
-        errors.print(
-            f"{stale} of {len(checked)} chapters are not as published: run them again "
-            "(synthseg run --profile cpu), then  synthseg publish"
-        )
+    if not terminal.show_checked(publishing.check()):
         raise typer.Exit(1)
     if not publishing.answer_is_current():
         errors.print(

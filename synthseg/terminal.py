@@ -14,12 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn
 from rich.progress import Progress as Bars
+from tabulate import tabulate
 
 from synthseg import jobs, keys
 from synthseg.jobs import Job, Progress
+from synthseg.parameters import Scalar
 from synthseg.project import (
     ChapterError,
     RunError,
+    plural,
     read_json,
     show_duration,
     show_path,
@@ -112,6 +115,20 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, count: bars.update(task, completed=done, total=count)
 
 
+def make_plan(chosen: dict[int, dict[str, Scalar]]) -> list[Job]:
+    """Settle the runs of chapters with their parameters, which takes a while."""
+    with console.status("Reading the data …"):
+        return jobs.make_plan(chosen.items())
+
+
+def show_plan(planned: list[Job], *, force: bool) -> None:
+    """Say which runs would be executed, and how long they took last."""
+    for job in planned:
+        last = f" (last time: {show_duration(job.last_time)})" if job.last_time else ""
+        skipped = job.finished and not force
+        console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
+
+
 def execute(planned: list[Job], *, force: bool, **how: Any) -> None:
     """Execute a plan of runs that lie in one folder, and show it."""
     for job in planned:
@@ -141,3 +158,41 @@ def show_scores(planned: list[Job]) -> None:
             )
         command = shlex.join(["synthseg", "predict", show_path(job.folder)])
         console.print(escape(f"Masks for other images:  {command} IMAGES OUT"))
+
+
+def show_comparison(compared: dict[str, tuple[Any, Any, bool | None]]) -> bool:
+    """Show the numbers of a card beside those of its rerun; whether all that are judged agree."""
+    words = {True: "equal", False: "off", None: "not judged"}
+    rows = [(name, *values, words[agrees]) for name, (*values, agrees) in compared.items()]
+    heads = ["number", "on the card", "rerun", ""]
+    console.print(escape(tabulate(rows, heads, floatfmt=".10g", missingval="–")))
+    judged = [agrees for *_, agrees in compared.values() if agrees is not None]
+    if not all(judged) or not judged:
+        off = judged.count(False)
+        errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
+        return False
+    console.print(f"All {plural(len(judged), 'judged number')} agree.")
+    return True
+
+
+def show_checked(checked: dict[str, tuple[dict[str, Any], list[str]]]) -> bool:
+    """Show what made each published chapter, and what is wrong; whether nothing is."""
+    for name, (card, problems) in checked.items():
+        console.print(f"{name}  {'[red]stale[/red]' if problems else '[green]good[/green]'}")
+        if card:
+            listed = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
+            text = (
+                f"  commit {card['commit'] or 'unknown'}, data {card['data']['name']} "
+                f"{card['data']['fingerprint']}, method version {card['method_version']}, "
+                f"finished {card['finished']}\n  {listed}"
+            )
+            console.print(escape(text))
+        for problem in problems:
+            console.print(f"  [red]{escape(problem)}[/red]")
+    stale = sum(bool(problems) for _, problems in checked.values())
+    if stale:
+        errors.print(
+            f"{stale} of {len(checked)} chapters are not as published: run them again "
+            "(synthseg run --profile cpu), then  synthseg publish"
+        )
+    return not stale
