@@ -149,7 +149,7 @@ def predict(
     trained = masks.open_run(run)
     console.print(escape(trained.text))
     if nm_per_pixel is None:
-        nm = f"{trained.nm_per_pixel:g}"
+        nm = f"{trained.nm_per_pixel:.4g}"
         console.print(f"A pixel of the images is taken to be {nm} nm wide (else: --nm-per-pixel).")
     with terminal.bar("slices") as show:
         written = masks.predict(

@@ -12,7 +12,7 @@ from synthseg.stacks import phantom
 from synthseg.stacks.check import SCALE_PERCENTILES, check_image, check_mask, check_pair
 from synthseg.stacks.epfl import FILES, load_epfl, read_epfl
 from synthseg.stacks.findings import DataError, Finding, Pair, Source, Stack, digest, show_path
-from synthseg.stacks.read import check_names, read_stack
+from synthseg.stacks.read import check_names, list_slices, read_stack
 
 SOURCES = """\
 phantom      simulated electron microscopy, made on the spot; needs no download
@@ -186,7 +186,8 @@ def open_images(path: Path) -> Stack:
     """Read images that have no masks: slices of 8 bit, with what was noticed about their files."""
     if not path.exists():
         raise DataError([Finding("error", show_path(path), "does not exist", "check the name")])
-    stack = read_stack(path)
+    files = list_slices(path)[0] if path.is_dir() else [path]
+    stack = read_stack(files[0] if len(files) == 1 else path)
     if errors := [finding for finding in stack.findings if finding.severity == "error"]:
         raise DataError(errors[:1])
     if stack.pixels.min() == stack.pixels.max():
