@@ -34,8 +34,8 @@ DATA_HELP = (
 Profile = Annotated[
     str,
     typer.Option(
-        help="Size of the work, a file in params/: smoke (minutes), cpu (an hour and more), gpu "
-        "(the original study's size) or original (its behaviour, too)."
+        help="Size of the work, a file in params/: smoke (minutes), cpu (an hour and more), pages "
+        "(small networks), gpu (the original study's size) or original (its behaviour, too)."
     ),
 ]
 Seed = Annotated[
