@@ -40,8 +40,8 @@ app.add_typer(data_app, name="data")
 Profile = Annotated[
     str,
     typer.Option(
-        help="Size of the work, a file in params/: smoke (minutes), cpu (an hour and more), gpu "
-        "(the original study's size) or original (its behaviour, too)."
+        help="Size of the work, a file in params/: smoke (minutes), cpu (an hour and more), pages "
+        "(small networks), gpu (the original study's size) or original (its behaviour, too)."
     ),
 ]
 Seed = Annotated[
@@ -194,7 +194,6 @@ def rerun(
         console.print(escape(difference))
     if not agreed:
         raise typer.Exit(1)
-    console.print(f"All {plural(len(judged), 'judged number')} agree.")
 
 
 @app.command()
