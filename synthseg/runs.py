@@ -71,7 +71,6 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     DataError
         If the data cannot be used.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     import tensorflow as tf
 
