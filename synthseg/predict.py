@@ -132,8 +132,8 @@ def predict(
     nm = trained.nm_per_pixel if nm_per_pixel is None else nm_per_pixel
     if not 0 < nm <= COARSEST * trained.nm:
         raise RunError(
-            f"nm_per_pixel={nm:g} must be above 0, and no more than {COARSEST * trained.nm:.4g}: the "
-            f"network has learned from pixels of {trained.nm:.4g} nm, and coarser images hide what "
+            f"nm_per_pixel={nm:g} must be above 0, and no more than {COARSEST * trained.nm:.4g}: "
+            f"the network has learned from pixels of {trained.nm:.4g} nm, and coarser images hide what "
             "it looks for. Give nanometres."
         )
     stack = open_images(images)
