@@ -133,8 +133,8 @@ def predict(
     if not 0 < nm <= COARSEST * trained.nm:
         raise RunError(
             f"nm_per_pixel={nm:g} must be above 0, and no more than {COARSEST * trained.nm:.4g}: "
-            f"the network has learned from pixels of {trained.nm:.4g} nm, and coarser images hide what "
-            "it looks for. Give nanometres."
+            f"the network has learned from pixels of {trained.nm:.4g} nm, and coarser images hide "
+            "what it looks for. Give nanometres."
         )
     stack = open_images(images)
     names = {file: _file_name(file, probability) for file in dict.fromkeys(stack.files)}
