@@ -1,6 +1,5 @@
 """The command line: ``synthseg run | rerun | book | publish | data | check``."""
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +30,10 @@ DATA_HELP = (
     "variable SYNTHSEG_DATA names, else downloaded once), a FOLDER of your own, or a pair "
     "IMAGE,MASK of files or folders."
 )
+Scale = Annotated[
+    float | None,
+    typer.Option("--nm-per-pixel", help="Width of a pixel in nanometres; for your own data only."),
+]
 Profile = Annotated[
     str,
     typer.Option(
@@ -54,6 +57,7 @@ def run(
     data: Annotated[
         str | None, typer.Option(help=DATA_HELP + " If not given: what the profile names.")
     ] = None,
+    nm_per_pixel: Scale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -94,8 +98,11 @@ def run(
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
     begun = time.monotonic()
+    changes = list(settings or ())
+    if nm_per_pixel is not None:
+        changes.append(f"nm_per_pixel={nm_per_pixel}")
     source = data and _from_root(data)
-    planned = _plan(parameters.plan(chapters or CHAPTERS, profile, source, seed, settings or ()))
+    planned = _plan(parameters.plan(chapters or CHAPTERS, profile, source, seed, changes))
     if not dry_run:
         _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         took = show_duration(time.monotonic() - begun)
@@ -112,13 +119,9 @@ def run(
 
 def _from_root(data: str) -> str:
     """Make relative paths count from the root of the project, where the chapters run."""
-    if data in ("phantom", "epfl"):
-        return data
-    paths = [Path(part.strip()).expanduser() for part in data.split(",")]
-    return ",".join(
-        str(path) if path.is_absolute() else os.path.relpath(Path.cwd() / path, project_root())
-        for path in paths
-    )
+    from synthseg import stacks
+
+    return stacks.locate(data, Path.cwd(), project_root())
 
 
 def _plan(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
@@ -268,7 +271,7 @@ def _data(context: typer.Context) -> None:
     """Say which data can be used; check your own.
 
     A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and mask.tif;
-    or train/ and test/, each with such a pair.
+    or such a pair in each of train/, test/ and perhaps val/.
     """
     if context.invoked_subcommand is None:
         from synthseg import volumes
@@ -281,17 +284,17 @@ def _data(context: typer.Context) -> None:
 @plain_errors()
 def check_data(
     source: Annotated[str, typer.Argument(help=DATA_HELP, show_default=False)],
-    nm_per_pixel: Annotated[
-        float | None, typer.Option(help="Size of a pixel in nanometres; needed for own data.")
-    ] = None,
+    nm_per_pixel: Scale = None,
     crop: Annotated[
         int | None,
         typer.Option(min=1, help="Width in pixels of the windows that the chapters will cut."),
     ] = None,
 ) -> None:
-    """Look at all of the data, list every problem with its remedy, and describe what was read.
+    """Look at all of the data, list every problem with its remedy, and draw what was read.
 
-    epfl is downloaded if need be. The exit status is 2 if there is an error, else 0.
+    The picture shows slices of each part with the outlines of their masks: only you can tell
+    whether these belong to the images. epfl is downloaded if need be. The exit status is 2 if there
+    is an error, else 0.
 
     Example:  synthseg data check my_folder --nm-per-pixel 8
     """
@@ -303,8 +306,7 @@ def check_data(
         console.print(f"[bold]{escape(file)}[/bold]")
         for finding in (finding for finding in found if finding.file == file):
             kind = f"[{colours[finding.severity]}]{finding.severity:7}[/]"
-            place = f"{finding.place}: " if finding.place else ""
-            console.print(f"  {kind}  {escape(place + finding.what)}")
+            console.print(f"  {kind}  {escape(finding.sentence)}")
             if finding.remedy:
                 console.print(f"           → {escape(finding.remedy)}")
     if dataset:
@@ -319,11 +321,16 @@ def check_data(
         console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
         console.print(table)
         console.print(escape(dataset.provenance))
+        from synthseg import contact
+
+        with console.status("Drawing …"):
+            picture = contact.save(dataset, project_root() / "runs" / "checks")
     counts = {kind: sum(finding.severity == kind for finding in found) for kind in colours}
     listed = ", ".join(plural(count, kind) for kind, count in counts.items())
     console.print(f"{listed}: the data {'cannot' if counts['error'] else 'can'} be used.")
     if counts["error"]:
         raise typer.Exit(2)
+    console.print(f"Look at it:  {escape(show_path(picture))}")
 
 
 if __name__ == "__main__":

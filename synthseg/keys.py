@@ -168,7 +168,7 @@ def _command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
         command = ["synthseg", "run", str(chapter), "--profile", profile]
         command += ["--seed", given["seed"], "--data", given["data"]]
         if "nm_per_pixel" in given:
-            command += ["--set", f"nm_per_pixel={given['nm_per_pixel']}"]
+            command += ["--nm-per-pixel", given["nm_per_pixel"]]
     else:
         command = ["papermill", f"book/{name}.ipynb", f"{name}.ipynb"]
         for parameter, value in given.items():
@@ -215,11 +215,10 @@ def release(folder: Path) -> None:
 
 def load_data(parameters: Mapping[str, Scalar]) -> "Dataset":
     """Load the data that parameters name; a relative path counts from the project's root."""
-    from synthseg import volumes
+    from synthseg import stacks, volumes
 
     data, scale = str(parameters["data"]), parameters["nm_per_pixel"]
-    if data not in ("phantom", "epfl"):
-        data = ",".join(str(project_root() / part) for part in data.split(","))
+    data = stacks.locate(data, project_root())
     return volumes.load(data, None if scale is None else float(scale))
 
 

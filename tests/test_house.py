@@ -12,7 +12,7 @@ FLOORS = [
     {"__init__", "notebook"},
     {"stacks", "settings", "fast", "metrics", "masks", "lite0", "statistics", "training"},
     {"volumes", "gan", "frechet", "arms", "figures"},
-    {"sampling"},
+    {"sampling", "contact"},
     {"segmenter"},
     {"joint"},
     {"project"},

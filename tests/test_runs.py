@@ -230,7 +230,7 @@ def test_an_input_that_does_not_fit_names_the_command(
         with pytest.raises(keys.MissingRun, match=message):
             runs.start(3, given(generator="", folder="runs/smoke", **changes))
 
-    command = "synthseg run 2 --profile smoke --seed 0 --data mine --set nm_per_pixel=5.0"
+    command = "synthseg run 2 --profile smoke --seed 0 --data mine --nm-per-pixel 5.0"
     refused(f"02_gan does not exist: make it with  {command}")
     run = runs.start(2, given(folder="runs/smoke"))
     refused("is not finished")
