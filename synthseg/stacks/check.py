@@ -60,13 +60,13 @@ def check_image(stack: Stack) -> Iterator[Finding]:
         return
     yield from _check_range(stack, low, high, padding)
     blank = [index for index, page in enumerate(image) if page.min() == page.max()]
-    yield from stack.at(blank, "warning", "is blank", "leave it out, image and mask, if it is lost")
+    yield from stack.at(blank, "warning", "is blank", "if it was lost, leave out image and mask")
     kept = [index for index in range(len(image)) if index not in blank]
     first: dict[str, int] = {}
     same = [index for index in kept if first.setdefault(digest(image[index]), index) != index]
     what = "is the same picture as an earlier one"
-    yield from stack.at(same, "warning", what, "leave it out, or know that the slice was lost")
-    yield from _check_order(stack, [index for index in kept if index not in same])
+    yield from stack.at(same, "warning", what, "if one was lost, leave out image and mask")
+    yield from _check_order(stack, [index for index in kept if index not in same], low, high)
 
 
 def _check_range(stack: Stack, low: float, high: float, padding: list[float]) -> Iterator[Finding]:
@@ -94,11 +94,12 @@ def _check_range(stack: Stack, low: float, high: float, padding: list[float]) ->
         yield stack.whole("warning", what, remedy)
 
 
-def small_copies(image: NDArray) -> NDArray[np.float32]:
+def small_copies(image: NDArray, low: float, high: float) -> NDArray[np.float32]:
     """Small copies of slices as unit vectors (depth, n), without what all slices share."""
     step = max(1, min(image.shape[1:]) // 64)
     grid = np.s_[step // 2 :: step, step // 2 :: step]
-    small = (ndimage.uniform_filter(page.astype(np.float32), step)[grid] for page in image)
+    clipped = (page.astype(np.float32).clip(low, high) for page in image)
+    small = (ndimage.uniform_filter(page, step)[grid] for page in clipped)
     flat = np.stack([page.ravel() for page in small])
     whole = np.linalg.norm(flat - flat.mean(axis=1, keepdims=True), axis=1)
     flat -= flat.mean(axis=0)  # what all slices share, such as shading, says nothing of order
@@ -109,7 +110,7 @@ def small_copies(image: NDArray) -> NDArray[np.float32]:
     return flat
 
 
-def _check_order(stack: Stack, kept: list[int]) -> Iterator[Finding]:
+def _check_order(stack: Stack, kept: list[int], low: float, high: float) -> Iterator[Finding]:
     """Warn of slices that would fit clearly better between two others than where they are.
 
     For every slice the gain is computed in the sum of correlations of neighbours, if that slice
@@ -118,12 +119,12 @@ def _check_order(stack: Stack, kept: list[int]) -> Iterator[Finding]:
     depth = len(kept)
     if depth < 5:
         return
-    copies = small_copies(stack.pixels[kept] if depth < len(stack.pixels) else stack.pixels)
+    copies = small_copies(stack.pixels, low, high)[kept]
     alike = (copies @ copies.T).astype(np.float64)
     nearest = float(np.median((alike - 2 * np.eye(depth)).max(axis=1)))
     if nearest < CONTINUITY:
-        what = f"holds slices that hardly resemble each other (correlation {nearest:.2f})"
-        remedy = "their order cannot be judged; single images are no stack, and z means nothing"
+        what = f"holds slices that resemble each other little (correlation {nearest:.2f})"
+        remedy = "their order cannot be judged; if they are single images, they are no stack"
         yield stack.whole("note", what, remedy)
         return
     # Taken out: the links to both neighbours are lost, the neighbours become linked.
@@ -139,7 +140,7 @@ def _check_order(stack: Stack, kept: list[int]) -> Iterator[Finding]:
     away = np.arange(depth + 1) - np.arange(depth)[:, None]
     gain[~fits | (away == 0) | (away == 1)] = 0
     misplaced = [kept[index] for index in np.flatnonzero(gain.max(axis=1) > OUT_OF_ORDER)]
-    what = "looks more like slices elsewhere than like its neighbours"
+    what = "looks more like slices elsewhere than like those beside it"
     yield from stack.at(misplaced, "warning", what, "check the order of z, of images and masks")
 
 
@@ -249,7 +250,7 @@ def check_mask(stack: Stack) -> Iterator[Finding]:
         yield stack.whole("error", what, "masks are 0 for background and above 0 for objects")
         return
     if part > 0.5:
-        what = f"marks {part:.1%} of all pixels: is it inverted?"
+        what = f"marks {part:.1%} of all pixels, as if inverted"
         yield stack.whole("warning", what, "exchange 0 and 255, unless the objects fill so much")
     else:
         what, remedy = "is inverted compared with its neighbours", "exchange 0 and 255 there"

@@ -131,8 +131,8 @@ def check_parts(train: Stack, other: Stack) -> Iterator[Finding]:
     same = [index for index, page in enumerate(other.pixels) if digest(page) in known]
     what = f"is a training image, too ({show_path(train.path)})"
     yield from other.at(same, "error", what, "move it elsewhere, or scores would be of training")
-    ranges = [grey_range(stack.pixels)[:2] for stack in (train, other)]
-    (low, high), (other_low, other_high) = ranges
+    low, high, _ = grey_range(train.pixels)
+    other_low, other_high, _ = grey_range(other.pixels)
     shared = min(high, other_high) - max(low, other_low)
     if shared < 0.5 * (max(high, other_high) - min(low, other_low)):
         what = (
@@ -141,7 +141,7 @@ def check_parts(train: Stack, other: Stack) -> Iterator[Finding]:
         yield other.whole("warning", what, "export both in the same way, or expect low scores")
     if same or train.pixels.shape[1:] != other.pixels.shape[1:] or len(train.pixels) < 3:
         return
-    copies = small_copies(np.concatenate([train.pixels, other.pixels]))
+    copies = small_copies(np.concatenate([train.pixels, other.pixels]), low, high)
     alike = copies @ copies.T
     depth = len(train.pixels)
     neighbours = float(np.median(np.diagonal(alike[:depth, :depth], 1)))

@@ -60,7 +60,6 @@ FOREIGN = {
 """Formats that are not read: how Python reads them."""
 LEAST = {1: 6, 2: 4, 3: 2}
 """Slices that the first block needs, by the number of blocks, to leave two for training."""
-TALL = 2000  # rows of a slice that is large enough to be split into parts itself
 
 Paths = tuple[Path, Path]  # of image and mask
 
@@ -157,7 +156,13 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
             read[part] = image, mask
     if stacks := [stack for pair in read.values() for stack in pair]:
         findings += check_pixel_size(stacks, nm_per_pixel)
-        findings += _count(stacks[0], LEAST[len(blocks)])
+        if len(stacks[0].pixels) < (least := LEAST[len(blocks)]):
+            what = f"holds {len(stacks[0].pixels)} slices, but at least {least} are needed"
+            remedy = (
+                "give more, better 20: two are for training, one each for validation and test, and "
+                "one between is unused; cut a mosaic into tiles of one size"
+            )
+            findings.append(stacks[0].whole("error", what, remedy))
     findings = gather(findings)
     if nm_per_pixel is None or any(finding.severity == "error" for finding in findings):
         raise DataError(findings)
@@ -169,37 +174,12 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
         Pair(_to_uint8(image.pixels), mask.pixels, f"{title}-{part}" if len(read) > 1 else title)
         for part, (image, mask) in read.items()
     ]
-    if len(pairs) == 1 and len(pairs[0].image) < LEAST[1]:
-        pairs, how = _by_rows(pairs[0]), "few slices, each split by rows with gaps"
     provenance = f"Own data {title}, {nm_per_pixel:g} nm per pixel, {how}."
     for finding in findings:
         provenance += f" {finding.severity.capitalize()}: {finding}"
     for path in paths:  # cards and pages are for others, too
         provenance = provenance.replace(f"{show_path(path.parent)}{os.sep}", "")
     return Source(pairs, nm_per_pixel, title, provenance, findings, checked=True)
-
-
-def _count(first: Stack, least: int) -> Iterator[Finding]:
-    """Refuse a first block of too few slices, unless they are large enough to be split by rows."""
-    count, height = first.pixels.shape[:2]
-    if count >= least or (least == LEAST[1] and count > 1 and height >= TALL):
-        return
-    remedy = (
-        "give more: two for training, and one each for validation and test, unless these have "
-        "parts of their own, with an unused slice between; 20 and more are of use"
-    )
-    what = f"holds {count} slices, but at least {least} are needed"
-    yield first.whole("error", what, remedy)
-
-
-def _by_rows(pair: Pair) -> list[Pair]:
-    """Split few but large slices into rows for training, validation and test, with gaps."""
-    height, parts = pair.image.shape[1], []
-    for begin, end in ((0, 0.6), (0.65, 0.8), (0.85, 1)):
-        rows = slice(round(begin * height), round(end * height))
-        name = f"{pair.name}-rows-{rows.start}-{rows.stop - 1}"
-        parts.append(Pair(pair.image[:, rows], pair.mask[:, rows], name))
-    return parts
 
 
 def _read_pair(paths: Paths, chosen: Ranges | None) -> tuple[Stack, Stack, list[Finding]]:
