@@ -14,7 +14,7 @@ from scipy import ndimage
 from synthseg.stacks.findings import Finding, Stack, digest, some
 
 SCALE_PERCENTILES = (0.1, 99.9)  # a few hot pixels must not decide the contrast
-SAMPLE = 4_000_000  # pixels from which percentiles are taken, spread evenly
+SAMPLE = 1_000_000  # pixels from which percentiles are taken, spread evenly
 PADDING = 0.0005  # least part of all pixels, of one value far from all others, to be padding
 LOW_CONTRAST = 10  # grey values of 255 that hold the middle nine tenths of the pixels
 HARDLY_ANY = 0.01  # part of the foreground; fewer soft pixels than this are rounded
@@ -37,7 +37,8 @@ def grey_range(image: NDArray) -> tuple[float, float, list[float]]:
         if not PADDING * greys.size < greys.size - rest.size < greys.size:
             continue
         low, high = np.percentile(rest, SCALE_PERCENTILES).tolist()
-        if np.abs(rest - float(end)).min() > 0.25 * (high - low) > 0:
+        gap = max(float(rest.min()) - float(end), float(end) - float(rest.max()))
+        if gap > 0.25 * (high - low) > 0:
             padding.append(float(end))
             greys = rest
     low, high = np.percentile(greys, SCALE_PERCENTILES).tolist()

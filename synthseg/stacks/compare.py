@@ -14,8 +14,8 @@ WIDTH = 512  # px; larger slices are thinned to less than twice this
 LONGEST_SHIFT = 64  # px; masks are tried at shifts up to this, or a quarter of the slice
 SHIFT_TOLERANCE = 8  # px; annotators draw a membrane's middle, inside or outside
 SHIFT_SCORE = 6.5  # least height of the correlation peak, in standard deviations of the rest
-TURNED_SCORE = 4.5  # the same for a mask that is turned, which is tried at no shift alone
-CLEARLY = 1.5  # times higher than as it is: then a mask is taken to be turned
+TURNED_SCORE = 5.5  # the same for a mask that is turned, which is tried at no shift alone
+CLEARLY = 1.45  # times higher than as it is: then a mask is taken to be turned
 PIXEL_SIZE = 0.05  # relative difference between the pixel size given and that in the file
 
 Turn = Callable[[NDArray], NDArray]
@@ -70,10 +70,11 @@ def _better_place(image: NDArray, mask: NDArray[np.bool_]) -> str | None:
             ways[name] = (lambda page: page, lambda index, by=by: index - by)
     scores = {name: _score(mean_map(*way)) for name, way in ways.items()}
     best = max(scores, key=lambda name: scores[name])
-    here = _score(np.mean(as_it_is, axis=0))
-    if scores[best] > max(TURNED_SCORE, CLEARLY * here):
-        return best
-    return None
+    # Masks that are drawn too thick along z fit better on both sides.
+    swap = {"higher": "lower", "lower": "higher"}
+    opposite = " ".join(swap.get(word, word) for word in best.split(" "))
+    rivals = [_score(np.mean(as_it_is, axis=0)), scores[opposite] if opposite != best else 0]
+    return best if scores[best] > max(TURNED_SCORE, CLEARLY * max(rivals)) else None
 
 
 def _detail(page: NDArray) -> NDArray[np.complex64]:

@@ -169,6 +169,8 @@ def pair_names(
     images: list[Path], masks: list[Path]
 ) -> tuple[list[Path], list[Path], list[Finding]]:
     """Find the mask of each image: by equal names or, failing that, by numbers that are unique."""
+    if len(images) == len(masks) == 1:  # multi-page files, of whatever name
+        return images, masks, []
     pairs: dict[Path, Path] = {}
     for key in (_stem, _last_number, _numbers):
         left, right = ({key(file): file for file in files} for files in (images, masks))
@@ -230,7 +232,7 @@ def _decode(file: Path, mask: bool, budget: int) -> _Decoded:
         if not known:
             what = f"cannot be read as a picture: it {describe(head)}"
             raise _Unreadable(what, EXPORT_AGAIN)
-        with warnings.catch_warnings(), _tifffile_errors() as logged:
+        with warnings.catch_warnings(), _logged() as logged:
             for doubt in (UserWarning, RuntimeWarning):  # a decoder that doubts is not trusted
                 warnings.simplefilter("error", doubt)
             decoded = {"TIFF": _tiff, "PNG": _png, "JPEG": _jpeg}[known[0]](file, mask, budget)
@@ -243,7 +245,7 @@ def _decode(file: Path, mask: bool, budget: int) -> _Decoded:
     for message in logged:
         tag = re.search(r"TiffTag (\d+)", message)
         sound = int(tag[1]) in HARMLESS_TAGS or int(tag[1]) > 340 if tag else "series" in message
-        if not sound:
+        if not (sound or message.startswith("PNG warning")):
             raise _Unreadable(f"is damaged: {message[:200]}", EXPORT_AGAIN)
     if logged:
         what = "has damaged metadata; its pixels could be read"
@@ -252,21 +254,23 @@ def _decode(file: Path, mask: bool, budget: int) -> _Decoded:
 
 
 @contextmanager
-def _tifffile_errors() -> Iterator[list[str]]:
-    """Collect what tifffile would only log: it returns fewer pages of a file that was cut short."""
-    errors: list[str] = []
+def _logged() -> Iterator[list[str]]:
+    """Collect what decoders would only log: tifffile returns fewer pages of a file cut short."""
+    messages: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.ERROR:
-            errors.append(record.getMessage())
+        if record.levelno >= logging.ERROR or record.name == "imagecodecs":
+            messages.append(record.getMessage())
         return False
 
-    logger = logging.getLogger("tifffile")
-    logger.addFilter(keep)
+    loggers = [logging.getLogger(name) for name in ("tifffile", "imagecodecs")]
+    for logger in loggers:
+        logger.addFilter(keep)
     try:
-        yield errors
+        yield messages
     finally:
-        logger.removeFilter(keep)
+        for logger in loggers:
+            logger.removeFilter(keep)
 
 
 def _refuse_bomb(claimed: int, stored: int, budget: int) -> None:

@@ -292,7 +292,7 @@ def _find_in_folder(folder: Path) -> tuple[dict[str, Paths], list[Finding]]:
         shown = [f"{entry.relative_to(folder)}{'/' * entry.is_dir()}" for entry in left]
         two = shown[:2] if len(shown) > 1 else ("IMAGE", "MASK")
         what = f"holds {some(shown, 6) or 'nothing'}: which are image and mask is not plain"
-        remedy = f"name the two: --data {','.join(f'{here}/{name}' for name in two)}"
+        remedy = f"name the two: --data {','.join(f'{here}/{name}'.rstrip('/') for name in two)}"
         findings.append(Finding("error", here, what, f"{remedy}; or call them images and masks"))
         left = []
     findings += about(
