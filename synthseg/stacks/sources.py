@@ -186,6 +186,8 @@ def _read_pair(paths: Paths, chosen: Ranges | None) -> tuple[Stack, Stack, list[
     """Read an image and its mask, and check them; the pixels of the mask are bool then."""
     (images, found), (masks, more) = map(list_slices, paths)
     findings = [*found, *more]
+    for path, files in zip(paths, (images, masks), strict=True):
+        findings += [] if files else _foreign([*path.iterdir()])
     if all(path.is_dir() for path in paths) and images and masks:
         images, masks, more = pair_names(images, masks)
         findings += more
@@ -245,14 +247,13 @@ def _entries(folder: Path, *, deep: bool = True) -> Iterator[Path]:
     for entry in natsorted(folder.iterdir()):
         if is_hidden(entry):
             continue
-        if not entry.is_dir() or entry.suffix in FOREIGN or not deep:
-            yield entry
-            continue
-        slices = any(file.suffix.lower() in SUFFIXES for file in entry.iterdir())
-        if slices and not _words(Path(entry.name)) <= set().union(*PARTS.values()):
-            yield entry
-        else:
+        inner = [*entry.iterdir()] if entry.is_dir() and entry.suffix not in FOREIGN else []
+        slices = any(file.suffix.lower() in SUFFIXES for file in inner)
+        part = bool(inner) and _words(Path(entry.name)) <= set().union(*PARTS.values())
+        if deep and (part or (any(file.is_dir() for file in inner) and not slices)):
             yield from _entries(entry, deep=False)
+        else:
+            yield entry
 
 
 def _find_in_folder(folder: Path) -> tuple[dict[str, Paths], list[Finding]]:
