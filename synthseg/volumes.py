@@ -233,11 +233,13 @@ def check(
 
 def _split(source: Source) -> Dataset:
     """Make volumes of arrays; of one block alone, the test part is split off first."""
-    development, *others = (
+    parts = [
         Volume.create(pair.image, pair.mask, source.nm_per_pixel, pair.name)
         for pair in source.pairs
-    )
-    if len(others) == 2:
-        return Dataset(development, *others, source.name, source.provenance)
-    development, test = (development, others[0]) if others else split_by_z(development)
-    return Dataset(*split_by_z(development), test, source.name, source.provenance)
+    ]
+    if len(parts) == 1:
+        parts = [*split_by_z(parts[0])]
+    if len(parts) == 2:
+        parts = [*split_by_z(parts[0]), parts[1]]
+    train, validation, test = parts
+    return Dataset(train, validation, test, source.name, source.provenance)

@@ -1,5 +1,6 @@
 """One's own data: what is accepted and how it is understood, and everything that is refused."""
 
+import string
 import struct
 import zlib
 from pathlib import Path
@@ -14,7 +15,7 @@ from test_volumes import SHAPE, example, write_pair, write_slices, write_tiff
 from typer.testing import CliRunner
 
 from synthseg import cli
-from synthseg.stacks import phantom, read
+from synthseg.stacks import decode, phantom
 from synthseg.stacks.check import check_image, check_mask, read_mask
 from synthseg.stacks.compare import check_pair
 from synthseg.stacks.findings import Stack, gather
@@ -186,7 +187,7 @@ def png_that_claims(side):
 
     head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     parts = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
-    return read.PNG_HEAD + b"".join(chunk(*part) for part in parts)
+    return decode.PNG_HEAD + b"".join(chunk(*part) for part in parts)
 
 
 def replace(name, content):
@@ -207,7 +208,9 @@ def cut_short(folder):
 
 
 def rename_all_masks(folder):
-    for letter, file in zip("abcdefghijklmnopqrst", sorted((folder / "masks").iterdir())):
+    for letter, file in zip(
+        string.ascii_letters, sorted((folder / "masks").iterdir()), strict=False
+    ):
         file.rename(file.with_name(f"{letter}.png"))
 
 
@@ -400,7 +403,7 @@ def test_coloured_and_inverted_tiff_palettes(tmp_path):
     assert "image.tif has a table of colours; convert" in str(errors(tmp_path)[0])
     tifffile.imwrite(tmp_path / "image.tif", image, photometric="miniswhite")
     found, dataset = check(str(tmp_path), 5)
-    assert [finding.severity for finding in found] == ["warning"]
+    assert [finding.severity for finding in found] == ["warning", "note"]
     assert "says that 0 is white" in dataset.provenance
 
 
@@ -411,8 +414,8 @@ def test_missing_numbers_are_a_warning(tmp_path):
         (tmp_path / kind / "slice7.png").unlink()
     found, dataset = check(str(tmp_path), 5)
     assert [str(finding) for finding in found if finding.severity == "warning"] == [
-        f"{tmp_path}/images: slice8.png follows a gap in the numbers; add what is missing, image and "
-        "mask, or use a part without a gap."
+        f"{tmp_path}/images: slice8.png follows a gap in the numbers; add what is missing, image "
+        "and mask, or use a part without a gap."
     ]
     assert dataset
 

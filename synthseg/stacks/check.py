@@ -32,14 +32,15 @@ def grey_range(image: NDArray) -> tuple[float, float, list[float]]:
     step = max(1, int((image.size / SAMPLE) ** 0.5))
     greys = image[:, ::step, ::step].ravel()
     padding = []
-    for end in (greys.min(), greys.max()):
+    for extreme in (greys.min(), greys.max()):
+        end = float(extreme)
         rest = greys[greys != end]
         if not PADDING * greys.size < greys.size - rest.size < greys.size:
             continue
         low, high = np.percentile(rest, SCALE_PERCENTILES).tolist()
-        gap = max(float(rest.min()) - float(end), float(end) - float(rest.max()))
+        gap = max(float(rest.min()) - end, end - float(rest.max()))
         if gap > 0.25 * (high - low) > 0:
-            padding.append(float(end))
+            padding.append(end)
             greys = rest
     low, high = np.percentile(greys, SCALE_PERCENTILES).tolist()
     return low, high, padding

@@ -1,6 +1,8 @@
 """Comparisons: masks with their images, and the parts of a data set with each other."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +69,7 @@ def _better_place(image: NDArray, mask: NDArray[np.bool_]) -> str | None:
     for by in range(-8, 9):
         if by and abs(by) <= len(image) // 4:
             name = f"moved by {abs(by)} slices to {'higher' if by > 0 else 'lower'} z"
-            ways[name] = (lambda page: page, lambda index, by=by: index - by)
+            ways[name] = (lambda page: page, partial(add, -by))
     scores = {name: _score(mean_map(*way)) for name, way in ways.items()}
     best = max(scores, key=lambda name: scores[name])
     # Masks that are drawn too thick along z fit better on both sides.

@@ -8,8 +8,9 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
+from synthseg.stacks.decode import TIFF_HEADS, describe
 from synthseg.stacks.findings import DataError, Finding, Pair, Source, digest, show_path
-from synthseg.stacks.read import TIFF_HEADS, describe, read_stack
+from synthseg.stacks.read import read_stack
 
 PAGE = "https://www.epfl.ch/labs/cvlab/data/data-em/"
 # The %20 is part of the official address.
