@@ -37,12 +37,12 @@ def grey_range(image: NDArray) -> tuple[float, float, list[float]]:
         rest = greys[greys != end]
         if not PADDING * greys.size < greys.size - rest.size < greys.size:
             continue
-        low, high = np.percentile(rest, SCALE_PERCENTILES).tolist()
+        low, high = map(float, np.percentile(rest, SCALE_PERCENTILES))
         gap = max(float(rest.min()) - end, end - float(rest.max()))
-        if gap > 0.25 * (high - low) > 0:
+        if high > low and gap > 0.25 * (high - low):
             padding.append(end)
             greys = rest
-    low, high = np.percentile(greys, SCALE_PERCENTILES).tolist()
+    low, high = map(float, np.percentile(greys, SCALE_PERCENTILES))
     return low, high, padding
 
 

@@ -148,7 +148,8 @@ def pair_names(
         what, remedy = f"has no {partner} of its own", f"add the {partner}, or move this elsewhere"
         findings += about(files[0].parent, lonely, "error", what, remedy)
     if not by_name:
-        names = " with ".join(file.name for file in next(iter(pairs.items())))
+        first = next(pair for pair in pairs.items() if _stem(pair[0]) != _stem(pair[1]))
+        names = " with ".join(show_path(Path(file.name)) for file in first)
         what, remedy = f"was paired with the images by numbers: {names}", "check this first pair"
         findings.append(Finding("note", show_path(folder), what, remedy))
     return [*pairs], [*pairs.values()], [*findings, *_gaps([*pairs])]
