@@ -168,6 +168,12 @@ def test_names_with_spaces_and_letters_of_any_alphabet(tmp_path):
     assert "Mäuse [3] ミトコンドリア" in call(folder).output
 
 
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    """Where pictures go."""
+    monkeypatch.setenv("SYNTHSEG_ROOT", str(tmp_path))
+
+
 def call(folder, *more):
     command = ["data", "check", str(folder), "--nm-per-pixel", "5", *more]
     result = CliRunner().invoke(cli.app, command, env={"COLUMNS": "400", "NO_COLOR": "1"})

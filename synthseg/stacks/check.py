@@ -55,7 +55,7 @@ def check_image(stack: Stack) -> Iterator[Finding]:
         return
     low, high, padding = grey_range(image)
     # Grey values are scaled as float32, which must tell 256 of them apart.
-    finest = np.finfo(np.float32).eps * max(abs(low), abs(high))
+    finest = float(np.finfo(np.float32).eps) * max(abs(low), abs(high))
     if not high - low > max(256 * finest, 1e-30):
         remedy = "check that it is the image, and its export"
         yield stack.whole("error", f"is {low:g} almost everywhere", remedy)
