@@ -31,17 +31,21 @@ DATA_HELP = (
 )
 LAYOUT = (
     "A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and "
-    "mask.tif; or train/ and test/, each with such a pair."
+    "mask.tif; or such a pair in each of train/, test/ and perhaps val/."
 )
 data_app = typer.Typer(
     help=f"Check your own data. There are {DATA_HELP}\n\n{LAYOUT}", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
+Scale = Annotated[
+    float | None,
+    typer.Option("--nm-per-pixel", help="Width of a pixel in nanometres; for your own data only."),
+]
 Profile = Annotated[
     str,
     typer.Option(
-        help="Size of the work, a file in params/: smoke (minutes), cpu (an hour and more), gpu "
-        "(the original study's size) or original (its behaviour, too)."
+        help="Size of the work, a file in params/: smoke (minutes), cpu (an hour and more), pages "
+        "(small networks), gpu (the original study's size) or original (its behaviour, too)."
     ),
 ]
 Seed = Annotated[
@@ -63,6 +67,7 @@ def run(
     data: Annotated[
         str | None, typer.Option(help=DATA_HELP + " If not given: what the profile names.")
     ] = None,
+    nm_per_pixel: Scale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -101,11 +106,15 @@ def run(
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
     begun = time.monotonic()
-    if data not in (None, "phantom", "epfl"):  # chapters run in another folder
-        paths = (Path(part.strip()).expanduser().absolute() for part in data.split(","))
-        data = ",".join(map(str, paths))
+    changes = list(settings or ())
+    if nm_per_pixel is not None:
+        changes.append(f"nm_per_pixel={nm_per_pixel}")
+    if data is not None:  # relative paths count from the root of the project, where chapters run
+        from synthseg import stacks
+
+        data = stacks.locate(data, Path.cwd(), project_root())
     planned = terminal.make_plan(
-        parameters.plan(chapters or CHAPTERS, profile, data, seed, settings or ())
+        parameters.plan(chapters or CHAPTERS, profile, data, seed, changes)
     )
     if not dry_run:
         terminal.execute(planned, side_by_side=side_by_side, force=force, executor=executor)
@@ -149,7 +158,7 @@ def predict(
     trained = masks.open_run(run)
     console.print(escape(trained.text))
     if nm_per_pixel is None:
-        nm = f"{trained.nm_per_pixel:g}"
+        nm = f"{trained.nm_per_pixel:.4g}"
         console.print(f"A pixel of the images is taken to be {nm} nm wide (else: --nm-per-pixel).")
     with terminal.bar("slices") as show:
         written = masks.predict(
@@ -288,17 +297,17 @@ def check() -> None:
 @plain_errors()
 def check_data(
     source: Annotated[str, typer.Argument(help=DATA_HELP, show_default=False)],
-    nm_per_pixel: Annotated[
-        float | None, typer.Option(help="Size of a pixel in nanometres; needed for own data.")
-    ] = None,
+    nm_per_pixel: Scale = None,
     crop: Annotated[
         int | None,
         typer.Option(min=1, help="Width in pixels of the windows that the chapters will cut."),
     ] = None,
 ) -> None:
-    """Look at all of the data, list every problem with its remedy, and describe what was read.
+    """Look at all of the data, list every problem with its remedy, and draw what was read.
 
-    epfl is downloaded if need be. The exit status is 2 if there is an error, else 0.
+    The picture shows slices of each part with the outlines of their masks: only you can tell
+    whether these belong to the images. epfl is downloaded if need be. The exit status is 2 if there
+    is an error, else 0.
 
     Example:  synthseg data check my_folder --nm-per-pixel 8
     """
@@ -310,8 +319,7 @@ def check_data(
         console.print(f"[bold]{escape(file)}[/bold]")
         for finding in (finding for finding in found if finding.file == file):
             kind = f"[{colours[finding.severity]}]{finding.severity:7}[/]"
-            place = f"{finding.place}: " if finding.place else ""
-            console.print(f"  {kind}  {escape(place + finding.what)}")
+            console.print(f"  {kind}  {escape(finding.sentence)}")
             if finding.remedy:
                 console.print(f"           → {escape(finding.remedy)}")
     if dataset:
@@ -326,11 +334,16 @@ def check_data(
         console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
         console.print(table)
         console.print(escape(dataset.provenance))
+        from synthseg import contact
+
+        with console.status("Drawing …"):
+            picture = contact.save(dataset, project_root() / "runs" / "checks")
     counts = {kind: sum(finding.severity == kind for finding in found) for kind in colours}
     listed = ", ".join(plural(count, kind) for kind, count in counts.items())
     console.print(f"{listed}: the data {'cannot' if counts['error'] else 'can'} be used.")
     if counts["error"]:
         raise typer.Exit(2)
+    console.print(f"Look at it:  {escape(show_path(picture))}")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ def check(answer: Any, expected: Any, hint: str, within: float = 1e-6) -> None:
     parts = answer if isinstance(answer, (list, tuple)) else [answer]
     if any(part is ... for part in parts):
         raise NotImplementedError("No answer yet: replace the … in the cell above, and run both.")
-    same_shape = np.shape(answer) == np.shape(expected)
-    if not same_shape or not np.allclose(answer, expected, 0, within, equal_nan=True):
+    given = np.asarray(answer, float)  # None, of a function without return, becomes NaN
+    same_shape = given.shape == np.shape(expected)
+    if not same_shape or not np.allclose(given, expected, 0, within, equal_nan=True):
         raise AssertionError(f"Not yet. Your answer: {answer}. {hint}")
     print("\x1b[32m✓ right\x1b[0m")
 

@@ -168,7 +168,7 @@ def write_or_say(runs: Mapping[int, Path], book: Path) -> None:
     """Write as :func:`write_pages` does; where that cannot be, let the pages say why."""
     try:
         write_pages(runs, book)
-    except RunError as reason:
+    except ValueError as reason:  # a RunError, or data without a mitochondrion to compose from
         shutil.rmtree(book / PAGES, ignore_errors=True)
         write_text(book / PAGES / "run.js", script("synthsegRun", {"missing": str(reason)}))
 

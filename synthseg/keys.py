@@ -204,11 +204,10 @@ def hold(folder: Path, wait: float = LOCK_WAIT) -> AcquireReturnProxy:
 
 def load_data(parameters: Mapping[str, Scalar]) -> "Dataset":
     """Load the data that parameters name; a relative path counts from the project's root."""
-    from synthseg import volumes
+    from synthseg import stacks, volumes
 
     data, scale = str(parameters["data"]), parameters["nm_per_pixel"]
-    if data not in ("phantom", "epfl"):
-        data = ",".join(str(project_root() / part) for part in data.split(","))
+    data = stacks.locate(data, project_root())
     return volumes.load(data, None if scale is None else float(scale))
 
 

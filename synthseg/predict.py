@@ -42,7 +42,7 @@ class Trained:
         """What it has learned from, and how well."""
         return (
             f"The segmenter has learned from {self.data}: test Dice {self.dice:.3f} at "
-            f"{self.nm:g} nm per pixel."
+            f"{self.nm:.4g} nm per pixel."
         )
 
 
@@ -132,9 +132,9 @@ def predict(
     nm = trained.nm_per_pixel if nm_per_pixel is None else nm_per_pixel
     if not 0 < nm <= COARSEST * trained.nm:
         raise RunError(
-            f"nm_per_pixel={nm:g} must be above 0, and no more than {COARSEST * trained.nm:g}: the "
-            f"network has learned from pixels of {trained.nm:g} nm, and coarser images hide what "
-            "it looks for. Give nanometres."
+            f"nm_per_pixel={nm:g} must be above 0, and no more than {COARSEST * trained.nm:.4g}: "
+            f"the network has learned from pixels of {trained.nm:.4g} nm, and coarser images hide "
+            "what it looks for. Give nanometres."
         )
     stack = open_images(images)
     names = {file: _file_name(file, probability) for file in dict.fromkeys(stack.files)}

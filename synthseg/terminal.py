@@ -146,8 +146,8 @@ def show_scores(planned: list[Job]) -> None:
         if SCORE not in numbers:
             continue
         console.print(
-            f"Test Dice {numbers[SCORE]:.3f} at {numbers['nm']:g} nm per pixel (segmenter trained "
-            "with augmentation, A1)."
+            f"Test Dice {numbers[SCORE]:.3f} at {numbers['nm']:.4g} nm per pixel (segmenter "
+            "trained with augmentation, A1)."
         )
         if numbers[LEARNED] < LEAST_LEARNED:
             longer = 4 * int(str(job.parameters["steps"]))

@@ -13,7 +13,7 @@ from skimage.io import imsave
 from test_predict import make_run
 from typer.testing import CliRunner
 
-from synthseg import cli, jobs, keys, publishing, runs, volumes
+from synthseg import cli, contact, jobs, keys, publishing, runs, volumes
 from synthseg import project as files
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -204,6 +204,7 @@ def test_data_are_described_with_all_findings(monkeypatch: pytest.MonkeyPatch) -
     volume = SimpleNamespace(image=image, mask=mask, nm_per_pixel=5.0)
     parts = dict.fromkeys(("train", "validation", "test"), volume)
     dataset = SimpleNamespace(**parts, name="own", fingerprint="ab12", provenance="Drawn.")
+    monkeypatch.setattr(contact, "save", lambda dataset, folder: folder / f"{dataset.name}.png")
     found = [
         volumes.Finding("warning", "masks", "is odd", "look at it", (3, 4, 5, 8)),
         volumes.Finding("note", "images", "is 16-bit", "nothing to do"),
@@ -211,8 +212,9 @@ def test_data_are_described_with_all_findings(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(volumes, "check", lambda source, scale, crop: (found, dataset))
     result = call("data", "check", "folder", "--nm-per-pixel", "5")
     assert result.code == 0
-    for part in ("ab12", "100.00%", "slices 3-5, 8: is odd", "→ look at it", "1 warning,"):
+    for part in ("ab12", "100.00%", "4 slices (3, 4, 5, …) are odd", "→ look at it", "1 warning,"):
         assert part in result.output
+    assert result.output.splitlines()[-1].endswith("runs/checks/own.png")
     found.append(volumes.Finding("error", "masks/[3].png", "is empty", "draw it"))
     monkeypatch.setattr(volumes, "check", lambda source, scale, crop: (found, None))
     result = call("data", "check", "folder")

@@ -106,6 +106,15 @@ def test_a_stack_gives_a_stack_and_probabilities(
     assert values[:, :, 27:].max() < 0.01
 
 
+def test_a_folder_may_hold_one_file(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    pages = np.stack([half_dark(40, 50)] * 2)
+    tifffile.imwrite(tmp_path / "new" / "stack.tif", pages, photometric="minisblack")
+    done = predict(trained, tmp_path / "new", tmp_path / "out")
+    assert done.files == [tmp_path / "out" / "stack.tif"]
+    assert tifffile.imread(done.files[0]).shape == pages.shape
+
+
 def test_at_the_scale_of_the_network_it_is_chapter_3s_prediction(
     trained: Trained, tmp_path: Path
 ) -> None:

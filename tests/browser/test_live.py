@@ -27,11 +27,6 @@ def painted(page: Any, before: str = "") -> str:
     return page.locator("#image").evaluate(DATA)
 
 
-def dice(page: Any) -> float:
-    page.wait_for_function("!isNaN(parseFloat(document.getElementById('dice').textContent))")
-    return float(page.locator("#dice").inner_text())
-
-
 def draw(page: Any) -> None:
     """A stroke through the middle of the mask."""
     box = page.locator("#drawing").bounding_box()
@@ -49,7 +44,8 @@ def test_a_stroke_becomes_an_image_that_is_segmented_again(page: Any, book: Path
     page.locator("#size").fill("24")
     draw(page)
     painted(page, before=empty)
-    assert 0.3 < dice(page) <= 1
+    # Without a drawn pixel Dice is 0 or undefined; a stroke is found again at least in part.
+    page.wait_for_function("parseFloat(document.getElementById('dice').textContent) > 0.3")
 
 
 def test_undo_brings_the_mask_back(page: Any, book: Path) -> None:

@@ -47,10 +47,10 @@ const live = (() => {
     context.putImageData(picture, 0, 0);
   }
 
-  // Lay a colour over a canvas where the probability of being real is low.
+  // Lay a colour over a canvas where an image is rather generated than real, by a map in percent.
   function overlay(canvas, { side, values }) {
     const small = document.createElement("canvas");
-    paint(small, side, (i) => [...colours.fake, 1.7 * (100 - values[i])]);
+    paint(small, side, (i) => [...colours.fake, 4 * Math.max(0, 50 - values[i])]);
     canvas.getContext("2d").drawImage(small, 0, 0, canvas.width, canvas.height);
   }
 
