@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from synthseg import parameters, terminal
 from synthseg.project import CHAPTERS, plural, project_root, read_json, show_duration, show_path
@@ -113,20 +112,19 @@ def run(
         from synthseg import stacks
 
         data = stacks.locate(data, Path.cwd(), project_root())
-    planned = terminal.make_plan(
-        parameters.plan(chapters or CHAPTERS, profile, data, seed, changes)
-    )
-    if not dry_run:
-        terminal.execute(planned, side_by_side=side_by_side, force=force, executor=executor)
-        took = show_duration(time.monotonic() - begun)
-        name = shlex.quote(planned[0].folder.parents[1].name)
-        console.print(
-            f"{plural(len(planned), 'chapter')} in {took}. "
-            f"To read:  synthseg book --profile {escape(name)}"
-        )
-        terminal.show_scores(planned)
+    chosen = parameters.plan(chapters or CHAPTERS, profile, data, seed, changes)
+    planned = terminal.make_plan(chosen)
+    if dry_run:
+        terminal.show_plan(planned, force=force)
         return
-    terminal.show_plan(planned, force=force)
+    terminal.execute(planned, side_by_side=side_by_side, force=force, executor=executor)
+    took = show_duration(time.monotonic() - begun)
+    name = shlex.quote(planned[0].folder.parents[1].name)
+    console.print(
+        f"{plural(len(planned), 'chapter')} in {took}. "
+        f"To read:  synthseg book --profile {escape(name)}"
+    )
+    terminal.show_scores(planned)
 
 
 @app.command()
@@ -314,31 +312,17 @@ def check_data(
     from synthseg import volumes
 
     found, dataset = volumes.check(source, nm_per_pixel, crop)
-    colours = {"error": "red", "warning": "yellow", "note": "cyan"}
-    for file in dict.fromkeys(finding.file for finding in found):
-        console.print(f"[bold]{escape(file)}[/bold]")
-        for finding in (finding for finding in found if finding.file == file):
-            kind = f"[{colours[finding.severity]}]{finding.severity:7}[/]"
-            console.print(f"  {kind}  {escape(finding.sentence)}")
-            if finding.remedy:
-                console.print(f"           → {escape(finding.remedy)}")
+    terminal.show_findings(found)
     if dataset:
-        table = Table(
-            "part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey"
-        )
-        for part in ("train", "validation", "test"):
-            volume = getattr(dataset, part)
-            shape = map(str, volume.image.shape)
-            scale, mean = f"{volume.nm_per_pixel:g}", f"{volume.image.mean():.0f}"
-            table.add_row(part, *shape, scale, f"{volume.mask.mean():.2%}", mean)
-        console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
-        console.print(table)
-        console.print(escape(dataset.provenance))
+        terminal.show_dataset(dataset)
         from synthseg import contact
 
         with console.status("Drawing …"):
             picture = contact.save(dataset, project_root() / "runs" / "checks")
-    counts = {kind: sum(finding.severity == kind for finding in found) for kind in colours}
+    counts = {
+        kind: sum(finding.severity == kind for finding in found)
+        for kind in ("error", "warning", "note")
+    }
     listed = ", ".join(plural(count, kind) for kind, count in counts.items())
     console.print(f"{listed}: the data {'cannot' if counts['error'] else 'can'} be used.")
     if counts["error"]:

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 from tabulate import tabulate
 
 from synthseg import jobs, keys
@@ -27,6 +28,9 @@ from synthseg.project import (
     show_duration,
     show_path,
 )
+
+if TYPE_CHECKING:
+    from synthseg.volumes import Dataset, Finding
 
 SCORE, LEARNED = "test_classical_dice", "curves_classical_train"
 LEAST_LEARNED = 0.8
@@ -196,3 +200,28 @@ def show_checked(checked: dict[str, tuple[dict[str, Any], list[str]]]) -> bool:
             "(synthseg run --profile cpu), then  synthseg publish"
         )
     return not stale
+
+
+def show_findings(found: "list[Finding]") -> None:
+    """Show what was noticed in data, file by file, each with its remedy."""
+    colours = {"error": "red", "warning": "yellow", "note": "cyan"}
+    for file in dict.fromkeys(finding.file for finding in found):
+        console.print(f"[bold]{escape(file)}[/bold]")
+        for finding in (finding for finding in found if finding.file == file):
+            kind = f"[{colours[finding.severity]}]{finding.severity:7}[/]"
+            console.print(f"  {kind}  {escape(finding.sentence)}")
+            if finding.remedy:
+                console.print(f"           → {escape(finding.remedy)}")
+
+
+def show_dataset(dataset: "Dataset") -> None:
+    """Show the three volumes of a dataset as a table, and where they come from."""
+    table = Table("part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey")
+    for part in ("train", "validation", "test"):
+        volume = getattr(dataset, part)
+        shape = map(str, volume.image.shape)
+        scale, mean = f"{volume.nm_per_pixel:g}", f"{volume.image.mean():.0f}"
+        table.add_row(part, *shape, scale, f"{volume.mask.mean():.2%}", mean)
+    console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
+    console.print(table)
+    console.print(escape(dataset.provenance))
