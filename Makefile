@@ -38,7 +38,7 @@ test-long: $(READY)  ## run the tests that take minutes, too: 20 kills of each t
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'long or not long'
 
 test-slurm: $(READY)  ## run a tiny study on a Slurm cluster of one node, this one (as root, on Debian)
-	@command -v slurmctld munged >/dev/null || { apt-get update && \
+	@command -v slurmctld >/dev/null || { apt-get update && \
 		apt-get install --yes --no-install-recommends munge slurm-wlm; }
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[cluster]'
 	$(BIN)/python -m pytest tests/slurm -m long
