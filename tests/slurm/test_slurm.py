@@ -61,12 +61,11 @@ SLURM_CONF={folder}/slurm.conf exec {srun} "$@"
 
 
 def wait_for(condition, seconds=120):
-    """Wait until something is true, and return it."""
+    """Wait until something is true."""
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
-    return found
 
 
 def free_ports(count):
