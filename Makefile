@@ -21,7 +21,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-slurm bench book lint clean
+.PHONY: help run test test-long test-slurm study bench book lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ test-slurm: $(READY)  ## run a tiny study on a Slurm cluster of one node, this o
 		apt-get install --yes --no-install-recommends munge slurm-wlm; }
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[cluster]'
 	$(BIN)/python -m pytest tests/slurm -m long
+
+study: $(READY)  ## go on with the study (JOBS side by side); results/study_*.csv are the receipt
+	nice $(BIN)/python workflow/study.py --jobs '$(JOBS)'
 
 bench: $(READY)  ## measure the module against its peers (NAMES); an hour on two cores
 	@$(BIN)/python -c 'import psutil, torch, importlib.metadata as m; m.version("torch-fidelity")' \

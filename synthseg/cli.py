@@ -261,6 +261,12 @@ def check() -> None:
             "(synthseg run --profile cpu), then  synthseg publish"
         )
         raise typer.Exit(1)
+    if not publishing.answer_is_current():
+        errors.print(
+            "Chapter 8 says something else than the study's tables: run "
+            " python workflow/study.py --publish"
+        )
+        raise typer.Exit(1)
 
 
 @data_app.callback(invoke_without_command=True)

@@ -144,7 +144,7 @@ def _write_plan(jobs: list[Job], base: Path, in_order: bool) -> None:
             "parameters": job.parameters,
             "key": job.key,
             "inputs": [names[folder] for folder in job.inputs if folder in names],
-            "priority": -place if in_order else place,
+            "priority": len(jobs) - place if in_order else place,
         }
         for place, job in enumerate(jobs)
     }

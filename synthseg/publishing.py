@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import yaml
+from nbclient import NotebookClient
 
 from synthseg import METHOD_VERSION
 from synthseg.keys import code_cells, code_fingerprint
@@ -220,6 +221,42 @@ def _problems(chapter: int, cards: Mapping[str, dict[str, Any]]) -> Iterable[str
         yield f"it is of method version {card['method_version']}, now {METHOD_VERSION}"
     for other in _other_inputs(card, cards):
         yield f"it used another run of {other} than the published one"
+
+
+# The study's chapter ----------------------------------------------------------------------------
+
+ANSWER = "08_do_they_help"
+"""The chapter that reads the study's tables, and trains nothing."""
+
+
+def execute_answer() -> nbformat.NotebookNode:
+    """Execute the study's chapter, with the tables as they are now."""
+    path = project_root() / "book" / f"{ANSWER}.ipynb"
+    executed = nbformat.read(path, as_version=4)
+    NotebookClient(executed, resources={"metadata": {"path": str(project_root())}}).execute()
+    book = with_outputs(nbformat.read(path, as_version=4), executed)
+    assert book is not None
+    return book
+
+
+def publish_answer() -> None:
+    """Put the outputs of the study's chapter into the book."""
+    text = nbformat.writes(execute_answer()) + "\n"
+    write_text(project_root() / "book" / f"{ANSWER}.ipynb", text)
+
+
+def answer_is_current() -> bool:
+    """Whether the study's tables give what its chapter in the book says, word for word."""
+    book = nbformat.read(project_root() / "book" / f"{ANSWER}.ipynb", as_version=4)
+    return _said(book) == _said(execute_answer())
+
+
+def _said(notebook: nbformat.NotebookNode) -> list[str]:
+    """All that the outputs of a notebook say in text, tables and recorded numbers included."""
+    data = [
+        dict(output.get("data", {})) for cell in code_cells(notebook) for output in cell.outputs
+    ]
+    return [str(v) for part in data for name, v in sorted(part.items()) if "text/" in name]
 
 
 # Building ---------------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ positives, false positives and false negatives. ``study_generators.csv`` has a r
 set of images. Nothing is trained here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,18 +27,23 @@ MARGIN = 0.01  # Dice, below which a difference does not matter
 class Tables(NamedTuple):
     """The study's tables: counts of the arms, and what was measured of the generators.
 
-    `seeds` is their number in the plan, whether or not all have been computed.
+    `seeds` and `random_gans` are their numbers in the plan, whether or not all have been computed.
     """
 
     arms: pd.DataFrame
     generators: pd.DataFrame
     seeds: int
+    random_gans: int
 
 
-def read_tables(results: Path, seeds: int) -> Tables:
-    """Read the study's tables from a folder."""
+def read_tables(results: Path, plan: Mapping[str, Any]) -> Tables:
+    """Read the study's tables from a folder; ValueError if they hold a run twice."""
     arms, generators = (pd.read_csv(results / f"study_{n}.csv") for n in ("arms", "generators"))
-    return Tables(arms, generators, seeds)
+    for table in (arms, generators):
+        keys = table.groupby(["amount", "name", "seed"])["key"].nunique()
+        if (keys > 1).any():
+            raise ValueError(f"{results} holds two runs of {keys.idxmax()}: counts would add up.")
+    return Tables(arms, generators, plan["seeds"], plan["random_gans"])
 
 
 def scores(arms: pd.DataFrame, scored: str = "test") -> pd.Series:
@@ -51,13 +56,14 @@ def scores(arms: pd.DataFrame, scored: str = "test") -> pd.Series:
 def gaps(tables: Tables, amount: str, name: str) -> pd.Series:
     """Dice on a part of its own network minus that of another seed's network, by seed.
 
-    Each network is also scored on the part of the next seed, the last one on that of the first;
-    both scores are of the same tissue. A seed is left out until both networks are there.
+    Each network is also scored on the part of its partner, half of all seeds away. Both scores are
+    of the same tissue. A seed is left out until both networks are there.
     """
     seen, unseen = (
         of_arm(scores(tables.arms, scored), amount, name) for scored in ("seen", "unseen")
     )
-    return (seen - unseen.set_axis((unseen.index + 1) % tables.seeds)).dropna()
+    partner = (unseen.index - 1 + tables.seeds // 2) % tables.seeds + 1
+    return (seen - unseen.set_axis(partner)).dropna()
 
 
 def of_arm(series: pd.Series, amount: str, name: str) -> pd.Series:
@@ -97,8 +103,8 @@ class Compared:
 
     @cached_property
     def equivalent(self) -> bool:
-        """Whether the difference in Dice is smaller than the margin, by two one-sided tests."""
-        if self.measure != "Dice" or self.seeds < 2:
+        """Whether a difference of Dice scores is within the margin, by two one-sided tests."""
+        if self.measure not in ("Dice", "gap") or self.seeds < 2:
             return False
         return statistics.equivalence_test(self.values, MARGIN) < LEVEL
 
@@ -110,6 +116,8 @@ class Compared:
 
 def seeds_needed(values: np.ndarray, level: float, power: float = 0.8) -> float:
     """Least number of seeds at which a t-test finds a mean as large as that of `values`."""
+    if not values.any():
+        return float("inf")
     effect = abs(values.mean()) / values.std(ddof=1)
     for seeds in range(3, 1001):
         critical = scipy.stats.t.ppf(1 - level / 2, seeds - 1)
@@ -160,8 +168,13 @@ def comparisons(tables: Tables, amount: str = "window") -> Iterator[Compared]:
         yield compare_arms(
             tables, amount, contrast.claim, contrast.question, contrast.first, contrast.second, name
         )
-    question = "Does chance alone make a difference?"
-    yield compare_arms(tables, amount, 0, question, "A1again", "A1", "Dice")
+    controls = {
+        "Does chance alone make a difference?": ("A1again", "A1"),
+        "Are two batches of real images better than one of twice the size?": ("A4real", "A1x2"),
+        "Is joint training better than real images in the place of its own?": ("A8", "A4real"),
+    }
+    for question, (first, second) in controls.items():
+        yield compare_arms(tables, amount, 0, question, first, second, "Dice")
     for recipe in ("ours", "original"):
         stripes = [_stripes(tables.generators, recipe, name) for name in ("transposed", "resize")]
         values = (stripes[0] - stripes[1]).dropna().to_numpy()
@@ -209,14 +222,19 @@ def claim_p(compared: list[Compared]) -> float:
     return min(1.0, len(compared) * min(wrong)) if wrong else max(part.p for part in compared)
 
 
-def verdict(compared: list[Compared], adjusted: float) -> str:
-    """Supported, refuted, equivalent (no difference that matters), or undecided."""
-    if min(part.seeds for part in compared) < 2:
+def verdict(compared: list[Compared], adjusted: float, planned: int) -> str:
+    """Supported, refuted, equivalent (no difference that matters), or undecided.
+
+    There is none before all planned seeds are there: looking at a part of them, and stopping where
+    it pleases, is how false findings are made.
+    """
+    if min(part.seeds for part in compared) < planned:
         return "not yet computed"
-    right = all(part.values.mean() > 0 for part in compared)
+    equivalent = all(part.equivalent for part in compared)
     if adjusted < LEVEL:
-        return "supported" if right else "refuted"
-    return "equivalent" if all(part.equivalent for part in compared) else "undecided"
+        right = all(part.values.mean() > 0 for part in compared)
+        return ("supported" if right else "refuted") + (", within the margin" if equivalent else "")
+    return "equivalent" if equivalent else "undecided"
 
 
 def answer(tables: Tables, amount: str = "window") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -224,24 +242,21 @@ def answer(tables: Tables, amount: str = "window") -> tuple[pd.DataFrame, pd.Dat
     parts = list(comparisons(tables, amount))
     claims = {number: [part for part in parts if part.claim == number] for number in range(1, 11)}
     pairs = quality_and_dice(tables)
-    correlation, p = rank_correlation(pairs) if len(pairs) > 3 else (None, 1.0)
+    enough = len(pairs) >= tables.random_gans > 3
+    p = rank_correlation(pairs)[1] if enough else 1.0
     raw = [claim_p(claims[number]) if claims[number] else p for number in claims]
     adjusted = statistics.holm(raw)
     verdicts = [
-        verdict(claims[number], value) if claims[number] else _of_correlation(correlation, value)
+        verdict(claims[number], value, tables.seeds) if claims[number] else None
         for number, value in zip(claims, adjusted, strict=True)
     ]
+    # Claim 5 says that there is no correlation, which too few generators can't confirm.
+    of_five = "refuted" if adjusted[4] < LEVEL else "undecided"
+    verdicts[4] = of_five if enough else "not yet computed"
     table = pd.DataFrame(
         {"claim": list(claims), "p": raw, "adjusted p": adjusted, "verdict": verdicts}
     )
     return pd.DataFrame([_row(part) for part in parts]), table
-
-
-def _of_correlation(interval: statistics.Interval | None, adjusted: float) -> str:
-    """Claim 5 says that there is no correlation: too few generators can't confirm that."""
-    if interval is None:
-        return "not yet computed"
-    return "refuted" if adjusted < LEVEL else "undecided"
 
 
 def _row(part: Compared) -> dict[str, float | str | bool]:

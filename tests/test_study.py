@@ -67,8 +67,9 @@ def test_the_plan_is_what_the_page_says(phantom):
     # Within a seed and an amount, all arms learn from the same part; the next seed from another.
     window = [cell for cell in cells if cell.amount == "window"]
     assert len({(cell.seed, cell.parameters["part"]) for cell in window}) == 10
-    arms = [cell for cell in window if cell.notebook == "train_arm"]
-    assert all(cell.parameters["unseen"] != cell.parameters["part"] for cell in arms)
+    for cell in (cell for cell in window if cell.notebook == "train_arm"):
+        z, other = (int(cell.parameters[name].split(":")[0]) for name in ("part", "unseen"))
+        assert abs(z - other) >= 5 * (phantom.train.shape[0] // 20)  # other tissue
     # Every generator that an arm uses has been trained before, on the same part.
     order = {cell.key: place for place, cell in enumerate(cells)}
     for cell in (cell for cell in cells if cell.gan):
@@ -80,14 +81,14 @@ def test_from_the_rules_to_the_verdicts(toy, capsys):
     settings = Path("params/study.yaml")
     assert study.main(settings, 2, dry_run=True) == 0
     said = capsys.readouterr().out
-    assert said.startswith("0 runs are done, 8 runs left")
+    assert said.startswith("0 runs done, 8 runs left")
     assert study.main(settings, 2, dry_run=False) == 0
     results = toy / "results"
     tables = {path.name: path.read_bytes() for path in results.glob("study_*.csv")}
     runs = study.finished(results)
     assert len(runs) == 8
-    scores = verdicts.scores(verdicts.read_tables(results, 2).arms)
-    assert set(scores["window"].index) == {(n, s) for n in ("A1", "A5", "A1again") for s in (0, 1)}
+    scores = verdicts.scores(verdicts.read_tables(results, TOY["plan"]).arms)
+    assert set(scores["window"].index) == {(n, s) for n in ("A1", "A5", "A1again") for s in (1, 2)}
 
     # What is committed is the receipt: in a fresh clone, without the runs, nothing is repeated, and
     # one missing arm needs its GAN once more.

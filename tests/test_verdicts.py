@@ -25,13 +25,12 @@ def tables(scores, generators=(), seeds=SEEDS):
     arms = [
         row
         for name, values in scores.items()
-        for seed, dice in enumerate(values)
+        for seed, dice in enumerate(values, 1)
         for row in rows("window", name, seed, dice, units=("slice 0", "block 0 0", "block 0 1"))
     ]
     columns = ["name", "seed", "images", "frechet", "stripes_2", "stripes_4"]
-    return verdicts.Tables(
-        pd.DataFrame(arms), pd.DataFrame(list(generators), columns=columns), seeds
-    )
+    drawn = pd.DataFrame(list(generators), columns=columns)
+    return verdicts.Tables(pd.DataFrame(arms), drawn, seeds, random_gans=24)
 
 
 def test_dice_pools_the_counts_of_slices_and_leaves_out_blocks():
@@ -42,20 +41,20 @@ def test_dice_pools_the_counts_of_slices_and_leaves_out_blocks():
 
 
 def test_the_gap_is_of_the_same_tissue_and_waits_for_both_networks():
-    seen = {0: 0.9, 1: 0.8, 2: 0.7}
-    unseen = {0: 0.6, 1: 0.5, 2: 0.4}  # of seed k's network on the part of seed k + 1
+    seen = {1: 0.9, 2: 0.8, 3: 0.7}
+    unseen = {1: 0.6, 2: 0.5, 3: 0.4}  # of seed k's network on the part of its partner
     made = [
         row
         for seed in seen
         for scored, values in (("seen", seen), ("unseen", unseen))
         for row in rows("window", "A0", seed, values[seed], scored)
     ]
-    made += list(rows("window", "A0", 0, 0.5))
-    whole = verdicts.Tables(pd.DataFrame(made), pd.DataFrame(), 3)
+    made += list(rows("window", "A0", 1, 0.5))
+    whole = verdicts.Tables(pd.DataFrame(made), pd.DataFrame(), 3, 0)
     expected = [0.9 - 0.4, 0.8 - 0.6, 0.7 - 0.5]
     np.testing.assert_allclose(verdicts.gaps(whole, "window", "A0"), expected)
-    partly = whole._replace(seeds=5)  # seed 2 was scored on the part of seed 3, which is missing
-    assert verdicts.gaps(partly, "window", "A0").to_dict() == pytest.approx({1: 0.2, 2: 0.2})
+    partly = whole._replace(seeds=4)  # the partner of seed 2 is seed 4, which is missing
+    assert verdicts.gaps(partly, "window", "A0").to_dict() == pytest.approx({1: 0.5, 3: 0.1})
 
 
 def test_arms_are_compared_with_the_seeds_that_both_have():
@@ -74,12 +73,13 @@ def test_verdicts_by_sign_p_and_margin():
         return verdicts.Compared(7, "?", "A − B", "Dice", noise - noise.mean() + shift)
 
     assert compared(0.1).p == 2 / 2**SEEDS  # all differences have one sign
-    assert verdicts.verdict([compared(0.1), compared(0.2)], 0.02) == "supported"
-    assert verdicts.verdict([compared(0.1), compared(-0.2)], 0.02) == "refuted"
-    assert verdicts.verdict([compared(0.0)], 0.9) == "equivalent"
+    assert verdicts.verdict([compared(0.1), compared(0.2)], 0.02, SEEDS) == "supported"
+    assert verdicts.verdict([compared(0.1), compared(-0.2)], 0.02, SEEDS) == "refuted"
+    assert verdicts.verdict([compared(0.0)], 0.9, SEEDS) == "equivalent"
+    assert verdicts.verdict([compared(0.004)], 0.02, SEEDS) == "supported, within the margin"
     wide = replace(compared(0), values=20 * noise)
-    assert verdicts.verdict([wide], 0.9) == "undecided"
-    assert verdicts.verdict([compared(0.1), replace(wide, values=noise[:1])], 1.0).startswith("not")
+    assert verdicts.verdict([wide], 0.9, SEEDS) == "undecided"
+    assert verdicts.verdict([compared(0.1), compared(0.1)], 0.02, SEEDS + 1) == "not yet computed"
 
 
 def test_a_claim_of_two_parts_has_one_p():
@@ -99,6 +99,15 @@ def test_seeds_needed_agree_with_the_plan():
     assert verdicts.seeds_needed(values, 0.05) == 10
     assert verdicts.seeds_needed(values, 0.005) > 15
     assert verdicts.seeds_needed(values / 1e3 + np.array([-1, 1]), 0.05) == float("inf")
+    assert verdicts.seeds_needed(np.zeros(5), 0.05) == float("inf")
+
+
+def test_a_run_that_stands_twice_in_a_table_is_refused(tmp_path):
+    frame = pd.DataFrame([{"key": key, **row} for key in "ab" for row in rows("all", "A1", 1, 0.5)])
+    frame.to_csv(tmp_path / "study_arms.csv", index=False)
+    frame.head(1).to_csv(tmp_path / "study_generators.csv", index=False)
+    with pytest.raises(ValueError, match=r"two runs of .*A1"):
+        verdicts.read_tables(tmp_path, {"seeds": 1, "random_gans": 0})
 
 
 def test_the_whole_answer():
@@ -122,7 +131,7 @@ def test_the_whole_answer():
         }
         for recipe in ("ours", "original")
         for decoder, level in (("transposed", 3.0), ("resize", 1.0))
-        for seed in range(SEEDS)
+        for seed in range(1, SEEDS + 1)
     ]
     made = tables(scores, generators)
     quality = np.linspace(60, 200, 24)

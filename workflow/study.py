@@ -1,7 +1,7 @@
 """The study: its runs, how far it is, and the tables of its results.
 
     python workflow/study.py [--dry-run] [--jobs 2] [--executor slurm]
-                             [--settings params/study.yaml]
+                             [--settings params/study.yaml] [--publish]
 
 The plan is a list of runs of two notebooks beside this file, ``train_gan`` and ``train_arm``. What
 is finished stands in ``results/study_*.csv``: these files are the receipt. A fresh clone goes on
@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+from skimage.measure import label, regionprops
+from skimage.segmentation import clear_border
 
-from synthseg import METHOD_VERSION, jobs, keys, parameters
+from synthseg import METHOD_VERSION, jobs, keys, parameters, publishing
 from synthseg.arms import ARMS
 from synthseg.project import (
     ChapterError,
@@ -34,11 +37,13 @@ from synthseg.project import (
     read_json,
     sha256,
     show_duration,
+    show_path,
     write_text,
 )
 from synthseg.volumes import Dataset
 
 AMOUNTS = ("window", "slice", "all")
+SPECK = 75  # pixels: what is smaller is no component at the network's scale, see synthseg.masks
 
 
 @dataclass(frozen=True)
@@ -73,23 +78,44 @@ class Plan:
 
     def __init__(self, settings: dict[str, Any], base: str, dataset: Dataset) -> None:
         self.settings, self.base, self.dataset = settings, base, dataset
-        self.seeds: int = settings["plan"]["seeds"]
+        self.seeds = range(1, settings["plan"]["seeds"] + 1)  # 0 is that of the published chapters
+        self.window: list[int] = settings["plan"]["window"]
 
-    def part(self, amount: str, seed: int) -> str:
-        """The labelled part of an amount and a seed, drawn until it holds mitochondria."""
-        if amount == "all":
-            return ""
-        train = self.dataset.train
-        rng = np.random.default_rng([seed, AMOUNTS.index(amount)])
-        depth, *sides = train.shape
-        lengths = self.settings["plan"]["window"] if amount == "window" else sides
-        while True:
-            first = [int(rng.integers(depth))]
-            first += [int(rng.integers(n - m + 1)) for n, m in zip(sides, lengths, strict=True)]
-            spans = zip(first, (1, *lengths), strict=True)
-            part = ",".join(f"{start}:{start + length}" for start, length in spans)
-            if train.cut(part).mask.any():
-                return part
+    @cached_property
+    def parts(self) -> dict[tuple[str, int], str]:
+        """The labelled parts, by amount and seed.
+
+        Places are drawn until there is one for each seed, some slices from all others (5 of 115 for
+        ten seeds), that holds three whole mitochondria, of which masks are composed. Seeds have
+        them in the order of the slices, so that the parts of a seed and of its partner, half of all
+        seeds away, lie far apart.
+        """
+        parts = {("all", seed): "" for seed in self.seeds}
+        depth, *sides = self.dataset.train.shape
+        apart = depth // (2 * len(self.seeds))
+        for amount, lengths in (("window", self.window), ("slice", sides)):
+            rng = np.random.default_rng(AMOUNTS.index(amount))
+            found: dict[int, str] = {}  # by the slice
+            while len(found) < len(self.seeds):
+                z = int(rng.integers(depth))
+                corner = [int(rng.integers(n - m + 1)) for n, m in zip(sides, lengths, strict=True)]
+                spans = zip((z, *corner), (1, *lengths), strict=True)
+                part = ",".join(f"{start}:{start + length}" for start, length in spans)
+                far = all(abs(z - other) >= apart for other in found)
+                if far and self.whole_mitochondria(part) >= 3:
+                    found[z] = part
+            chosen = zip(self.seeds, sorted(found), strict=True)
+            parts |= {(amount, seed): found[z] for seed, z in chosen}
+        return parts
+
+    def partner(self, seed: int) -> int:
+        """The seed whose part a seed's networks are scored on as unseen tissue."""
+        return (seed - 1 + len(self.seeds) // 2) % len(self.seeds) + 1
+
+    def whole_mitochondria(self, part: str) -> int:
+        """How many components of a part do not touch its border, and are no specks."""
+        whole = clear_border(label(self.dataset.train.cut(part).mask[0]))
+        return sum(region.area >= SPECK for region in regionprops(whole))
 
     def gan(self, amount: str, name: str, seed: int, **changes: Any) -> Cell:
         """A GAN; `changes` are those against the settings of the study."""
@@ -101,8 +127,8 @@ class Plan:
         used = gan if ARMS[arm].generated else None
         if used:
             given["generator"] = f"{used.parameters['folder']}/seed-{used.seed}/train_gan"
-        if amount != "all":
-            given["unseen"] = self.part(amount, (seed + 1) % self.seeds)
+        if amount == "window":
+            given["unseen"] = self.parts[amount, self.partner(seed)]
         return self._cell("train_arm", amount, name or arm, seed, used, given)
 
     def _cell(
@@ -116,7 +142,7 @@ class Plan:
     ) -> Cell:
         defaults = parameters.default_parameters(chapter_path(notebook))
         given = {**self.settings["all"], **self.settings[notebook], **changes}
-        given["part"] = self.part(amount, seed % self.seeds)
+        given["part"] = self.parts.get((amount, seed), "")
         given |= {"seed": seed, "folder": f"{self.base}/{amount}/{name}"}
         for key in given:
             if key not in defaults:
@@ -129,23 +155,25 @@ class Plan:
         """All runs in the order of the plan: block by block, and in a block seed by seed."""
         plan = self.settings["plan"]
         for amount, arms in plan["arms"].items():
-            for seed in range(self.seeds):
+            for seed in self.seeds:
                 gan = self.gan(amount, "gan", seed)
                 yield gan
                 yield from (self.arm(amount, arm, gan, seed) for arm in arms)
                 if amount == "window":  # what chance alone does to an arm
                     yield self.arm(amount, "A1", gan, seed, name="A1again", other_streams=True)
-        for seed in range(self.seeds if plan["constant_noise"] else 0):  # claim 6
+        for seed in self.seeds if plan["constant_noise"] else ():  # claim 6
             constant = self.gan("window", "gan-constant-noise", seed, noise="constant")
             yield constant
             yield self.arm("window", "A4", constant, seed, name="A4-constant-noise")
-        for seed in range(self.seeds if plan["twins"] else 0):  # claim 4: another decoder alone
+        for seed in self.seeds if plan["twins"] else ():  # claim 4: another decoder alone
             for recipe in ("ours", "original"):
                 changes = {**plan["twins"], **(plan["original"] if recipe == "original" else {})}
                 for decoder in ("transposed", "resize"):
                     name = f"gan-{recipe}-{decoder}"
                     yield self.gan("all", name, seed, **changes, decoder=decoder)
-        for number in range(plan["random_gans"]):  # claim 5: independent generators of any quality
+        for number in range(
+            1, plan["random_gans"] + 1
+        ):  # claim 5: independent generators of any quality
             rng = np.random.default_rng([number, 5])
             drawn = {
                 name: values[rng.integers(len(values))] for name, values in plan["random"].items()
@@ -154,7 +182,7 @@ class Plan:
             yield gan
             yield self.arm("all", "A3", gan, number, "A3-random", steps=plan["random_steps"])
         for arm, seeds in plan["few"].items():
-            for amount, seed in ((a, s) for a in plan["arms"] for s in range(seeds)):
+            for amount, seed in ((a, s) for a in plan["arms"] for s in self.seeds[:seeds]):
                 gan = self.gan(amount, "gan", seed)
                 yield self.arm(amount, arm, gan, seed)
 
@@ -166,6 +194,7 @@ RUN_COLUMNS = (
     *("duration_s", "memory_mib", "finished", "versions", "parameters"),
 )
 TABLES = {"train_arm": "study_arms.csv", "train_gan": "study_generators.csv"}
+FITS = {"train_arm": "arm", "train_gan": "gan"}
 
 Rows = list[dict[str, Any]]
 
@@ -186,7 +215,8 @@ def _append(path: Path, rows: Rows) -> None:
     """Add rows to a table, by replacing the file: it is never seen half-written."""
     old = [row for row in _read(path) if row["key"] != rows[0]["key"]]  # of a killed `collect`
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for row in (*old, *rows) for name in row)  # arms differ in curves
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows([*old, *rows])
     write_text(path, buffer.getvalue())
@@ -195,14 +225,17 @@ def _append(path: Path, rows: Rows) -> None:
 def collect(cell: Cell, folder: Path, results: Path) -> None:
     """Put a finished run into the tables, its own row last: with it, the run counts as done."""
     card = read_json(folder / "card.json")
-    label = {"key": cell.key, "amount": cell.amount, "name": cell.name, "seed": cell.seed}
-    measured = [{**label, **row} for row in _read(folder / "rows.csv")]
+    named = {"key": cell.key, "amount": cell.amount, "name": cell.name, "seed": cell.seed}
+    measured = [{**named, **row} for row in _read(folder / "rows.csv")]
     _append(results / TABLES[cell.notebook], measured)
+    fit = FITS[cell.notebook]
+    curves = [{**named, **row} for row in _read(folder / f"{fit}.history.csv")]
+    _append(results / f"study_{fit}_curves.csv", curves)
     texts = {
         "versions": json.dumps(card["versions"], sort_keys=True),
         "parameters": json.dumps(parameters.without_paths(cell.parameters), sort_keys=True),
     }
-    facts = {**card, **label, "notebook": cell.notebook, **texts}
+    facts = {**card, **named, "notebook": cell.notebook, **texts}
     _append(results / "study_runs.csv", [{name: facts[name] for name in RUN_COLUMNS}])
 
 
@@ -236,22 +269,35 @@ def time_left(cells: list[Cell], done: dict[str, dict[str, str]]) -> str:
 
 def main(settings_file: Path, side_by_side: int, dry_run: bool, executor: str | None = None) -> int:
     """Go on with the study; 1 if a run failed."""
+    os.environ["TF_NUM_INTRAOP_THREADS"] = "1"  # with two, numbers differ a little
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
     root, base = project_root(), f"runs/{settings_file.stem}"
     dataset = keys.load_data({"nm_per_pixel": None, **settings["all"]})
     cells = list(Plan(settings, base, dataset).cells())
     results = root / settings["plan"]["results"]
     done = finished(results)
+    if strangers := done.keys() - {cell.key for cell in cells}:
+        print(
+            f"{plural(len(strangers), 'run')} in {show_path(results)}/study_runs.csv are not of "
+            "this plan: restore the settings and notebooks, or rename the study's tables.",
+            file=sys.stderr,
+        )
+        return 1
     pairs = waiting(cells, done)
-    print(f"{len(done)} runs are done, {time_left(cells, done)}.")
+    print(f"{plural(len(done), 'run')} done, {time_left(cells, done)}.")
     if dry_run:
         for cell, _ in pairs:
             print(cell.notebook, cell.amount, cell.name, f"seed {cell.seed}", cell.key)
         return 0
     cell_of = {job.folder: cell for cell, job in pairs}
 
+    failed: set[Path] = set()
+
     def show(job: jobs.Job, progress: jobs.Progress) -> None:
         cell = cell_of[job.folder]
+        if progress.state == "failed" and job.folder not in failed:
+            failed.add(job.folder)
+            print(f"{cell.amount}  {cell.name}  seed {cell.seed}  failed", file=sys.stderr)
         if progress.state in ("done", "unchanged") and cell.key not in done:
             collect(cell, job.folder, results)
             done.update(finished(results))
@@ -281,6 +327,10 @@ if __name__ == "__main__":
     parser.add_argument("--settings", type=Path, default=Path("params/study.yaml"))
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--dry-run", action="store_true", help="list what is left, and the hours")
+    parser.add_argument("--publish", action="store_true", help="put the answer into the book, only")
     parser.add_argument("--executor", help="a profile in workflow/profiles/, for a cluster")
     arguments = parser.parse_args()
+    if arguments.publish:
+        publishing.publish_answer()
+        sys.exit()
     sys.exit(main(arguments.settings, arguments.jobs, arguments.dry_run, arguments.executor))

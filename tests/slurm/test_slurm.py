@@ -188,7 +188,7 @@ def test_each_kind_of_run_has_resources(name, tmp_path):
 def test_a_study_on_a_cluster_outlives_a_kill(study, tmp_path_factory):
     here, there = (make_project(tmp_path_factory.mktemp(name)) for name in ("here", "there"))
     local = study(here)
-    run = there / "runs" / "study" / "slice" / "A5" / "seed-0" / "train_arm"
+    run = there / "runs" / "study" / "slice" / "A5" / "seed-1" / "train_arm"
     begun = study(there, "--executor", "slurm")
     wait_for(lambda: begun.poll() is not None or list(run.glob("resume/arm-*.npz")), 900)
     ask("scancel", *ask("squeue", "--noheader", "--format=%i").split())
