@@ -21,21 +21,24 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-slurm study bench book lint clean
+.PHONY: help run test test-long test-browser test-slurm study bench book exercises lint clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET JOBS) and build their book
 	$(BIN)/synthseg run $(CHAPTERS) --profile '$(PROFILE)' --jobs '$(JOBS)' \
 		$(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
-	$(BIN)/synthseg book --profile '$(PROFILE)'
+	$(BIN)/synthseg book
 
 test: $(READY)  ## run the tests, two files at a time
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: $(READY)  ## run the tests that take minutes, too: 20 kills of each trainer and the like
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'long or not long'
+
+test-browser: $(READY)  ## run the tests of the built book's pages in Chromium, where it is installed
+	$(BIN)/python -m pytest tests/browser
 
 test-slurm: $(READY)  ## run a tiny study on a Slurm cluster of one node, this one (as root, on Debian)
 	@command -v slurmctld >/dev/null || { apt-get update && \
@@ -57,6 +60,9 @@ bench: $(READY)  ## measure the module against its peers (NAMES); an hour on two
 book: $(READY)  ## check the published notebooks and build _build/html/index.html
 	$(BIN)/synthseg check
 	$(BIN)/synthseg book --published
+
+exercises: $(READY)  ## execute the exercises with their solutions, and as students get them
+	$(BIN)/python workflow/exercises.py
 
 lint: $(READY)  ## style, types and spelling
 	$(BIN)/ruff check .

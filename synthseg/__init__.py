@@ -5,8 +5,13 @@ of them, ``sampling`` cuts crops, ``masks`` composes new masks, ``gan`` turns ma
 ``segmenter`` and ``joint`` learn from real and synthetic images by the rules in ``arms``, and
 ``metrics``, ``frechet`` and ``statistics`` judge the outcome. ``training`` trains all of them,
 ``fast`` computes their networks faster, and ``figures`` draws. ``runs`` makes a chapter's run of
-it, ``jobs`` executes chapters, ``publishing`` makes the book, and ``cli`` is the command line.
+it, ``jobs`` executes chapters, ``publishing`` makes the book, ``exercises`` checks answers, and
+``cli`` is the command line.
 """
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks in a student's first cell
 
 __version__ = "0.1.0"
 

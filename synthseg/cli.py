@@ -1,15 +1,15 @@
-"""The command line: ``synthseg run | rerun | book | publish | data | check``."""
+"""The command line: synthseg run, predict, book, student, publish, export, rerun, check, data."""
 
-import os
+import shlex
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from synthseg import jobs, parameters, terminal
+from synthseg import parameters, terminal
 from synthseg.project import CHAPTERS, plural, project_root, read_json, show_duration, show_path
 from synthseg.terminal import console, errors, plain_errors
 
@@ -23,23 +23,36 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Say which data can be used; check your own.", rich_markup_mode="rich")
-app.add_typer(data_app, name="data")
 
 DATA_HELP = (
     "phantom (simulated, built in), epfl (real; taken from the folder that the environment "
     "variable SYNTHSEG_DATA names, else downloaded once), a FOLDER of your own, or a pair "
     "IMAGE,MASK of files or folders."
 )
+LAYOUT = (
+    "A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and "
+    "mask.tif; or such a pair in each of train/, test/ and perhaps val/."
+)
+data_app = typer.Typer(
+    help=f"Check your own data. There are {DATA_HELP}\n\n{LAYOUT}", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
+Scale = Annotated[
+    float | None,
+    typer.Option("--nm-per-pixel", help="Width of a pixel in nanometres; for your own data only."),
+]
 Profile = Annotated[
     str,
     typer.Option(
-        help="Size of the work, a file in params/: smoke (minutes), cpu (an hour and more), gpu "
-        "(the original study's size) or original (its behaviour, too)."
+        help="Size of the work, a file in params/: smoke (minutes), cpu (an hour and more), pages "
+        "(small networks), gpu (the original study's size) or original (its behaviour, too)."
     ),
 ]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Seed of the run; the latest run's if not given.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Start anew, even where a run is finished; it is kept.")
 ]
 
 
@@ -54,6 +67,7 @@ def run(
     data: Annotated[
         str | None, typer.Option(help=DATA_HELP + " If not given: what the profile names.")
     ] = None,
+    nm_per_pixel: Scale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -63,9 +77,7 @@ def run(
             help="Change one parameter, in the chosen chapters that have it. May be repeated.",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Start anew, even where a run is finished; it is kept.")
-    ] = False,
+    force: Force = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would run, and how long it took last.")
     ] = False,
@@ -87,50 +99,73 @@ def run(
 ) -> None:
     """Execute chapters, each in a fresh kernel, after those that they build upon.
 
-    Results go to runs/PROFILE/seed-SEED/CHAPTER/. A chapter that was finished with the same
-    parameters, data and code is skipped, and an interrupted one goes on after its last finished
-    epoch.
+    Results go to runs/PROFILE/seed-SEED/CHAPTER/, or to runs/PROFILE-NAME/… if --data names other
+    data than the profile. A chapter that was finished with the same parameters, data and code is
+    skipped, and an interrupted one goes on after its last finished epoch.
 
     Example:  synthseg run 1 3 --data epfl --set steps=200
     """
     begun = time.monotonic()
-    source = data and _from_root(data)
-    planned = _plan(parameters.plan(chapters or CHAPTERS, profile, source, seed, settings or ()))
+    changes = list(settings or ())
+    if nm_per_pixel is not None:
+        changes.append(f"nm_per_pixel={nm_per_pixel}")
+    if data is not None:  # relative paths count from the root of the project, where chapters run
+        from synthseg import stacks
+
+        data = stacks.locate(data, Path.cwd(), project_root())
+    planned = terminal.make_plan(
+        parameters.plan(chapters or CHAPTERS, profile, data, seed, changes)
+    )
     if not dry_run:
-        _execute(planned, side_by_side=side_by_side, force=force, executor=executor)
+        terminal.execute(planned, side_by_side=side_by_side, force=force, executor=executor)
         took = show_duration(time.monotonic() - begun)
+        name = shlex.quote(planned[0].folder.parents[1].name)
         console.print(
             f"{plural(len(planned), 'chapter')} in {took}. "
-            f"To read:  synthseg book --profile {profile}"
+            f"To read:  synthseg book --profile {escape(name)}"
         )
+        terminal.show_scores(planned)
         return
-    for job in planned:
-        last = f" (last time: {show_duration(job.last_time)})" if job.last_time else ""
-        skipped = job.finished and not force
-        console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
+    terminal.show_plan(planned, force=force)
 
 
-def _from_root(data: str) -> str:
-    """Make relative paths count from the root of the project, where the chapters run."""
-    if data in ("phantom", "epfl"):
-        return data
-    paths = [Path(part.strip()).expanduser() for part in data.split(",")]
-    return ",".join(
-        str(path) if path.is_absolute() else os.path.relpath(Path.cwd() / path, project_root())
-        for path in paths
-    )
+@app.command()
+@plain_errors()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of chapter 3.", show_default=False)],
+    images: Annotated[
+        Path, typer.Argument(help="A folder of slices, or one file.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="New folder for the masks, 0 and 255.", show_default=False)
+    ],
+    nm_per_pixel: Annotated[
+        float | None,
+        typer.Option(help="Size of a pixel in nanometres. If not given: that of the run's data."),
+    ] = None,
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Write probabilities, as TIFF of floats.")
+    ] = False,
+) -> None:
+    """Make masks for images that nobody has annotated, and a picture of a few of them.
 
+    Masks have the names and the size of the images. No existing file is overwritten.
 
-def _plan(chosen: dict[int, dict[str, parameters.Scalar]]) -> list[jobs.Job]:
-    with console.status("Reading the data …"):
-        return jobs.make_plan(chosen.items())
-
-
-def _execute(planned: list[jobs.Job], **how: Any) -> None:
-    """Execute a plan of runs that lie in one folder, and show it."""
-    lines = terminal.Lines(planned)
-    with lines.bars:
-        jobs.execute(planned, planned[0].folder.parent, lines, **how)
+    Example:  synthseg predict runs/cpu/seed-0/03_baseline_segmentation new_slices new_masks
+    """
+    with console.status("Reading the run …"), terminal.quiet_libraries():
+        from synthseg import predict as masks
+    trained = masks.open_run(run)
+    console.print(escape(trained.text))
+    if nm_per_pixel is None:
+        nm = f"{trained.nm_per_pixel:.4g}"
+        console.print(f"A pixel of the images is taken to be {nm} nm wide (else: --nm-per-pixel).")
+    with terminal.bar("slices") as show:
+        written = masks.predict(
+            trained, images, out, nm_per_pixel, probability=probability, progress=show
+        )
+    for line in (*written.remarks, written.text):
+        console.print(escape(line))
 
 
 @app.command()
@@ -143,64 +178,42 @@ def rerun(
             show_default=False,
         ),
     ],
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="Difference that counts as none. If not given: 1e-6 of the number's size on the "
-            "processor and versions of the card; elsewhere 0.02 for scores (Dice and IoU), and "
-            "other numbers are not judged.",
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Start anew, even where the rerun is finished already.")
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Repeat a run from its card, and compare the numbers.
 
-    The earlier chapters whose files it used are repeated first, from the cards beside it. All goes
-    to runs/rerun-KEY/. What is not as it was then is said before anything starts. The exit status
-    is 1 if a number differs by more than the tolerance.
+    The earlier chapters whose files it used are repeated first, from their cards. All goes to
+    runs/rerun-KEY/. Numbers may differ by 1e-6 of their size; on another processor or with other
+    versions than the card's, scores (Dice and IoU) by 0.02, and other numbers are not judged. The
+    exit status is 1 if a number differs by more.
 
     Example:  synthseg rerun results/03_baseline_segmentation.card.json
     """
     from synthseg import reruns
 
     cards = reruns.read_cards(card)
-    planned = _plan({item.chapter: item.parameters for item in cards})
-    for item in cards:
-        for difference in reruns.differences(item, planned[-1].fingerprint):
-            console.print(escape(f"{CHAPTERS[item.chapter]}: {difference}"))
-    _execute(planned, force=force)
-    same = reruns.same_machine(cards[-1], read_json(planned[-1].folder / "card.json"))
-    numbers = read_json(planned[-1].folder / "metrics.json")
-    compared = reruns.compare(cards[-1], numbers, same=same, tolerance=tolerance)
-    table = Table("number", "on the card", "rerun", "")
-    for row in compared:
-        verdict = {True: "equal", False: "[red]off[/red]", None: "not judged"}[row.agrees]
-        values = [
-            f"{value:.10g}" if isinstance(value, float) else "–" if value is None else str(value)
-            for value in (row.published, row.rerun)
-        ]
-        table.add_row(escape(row.name), *values, verdict)
-    console.print(table)
-    if not same:
-        console.print(
-            "Another processor, version or number of threads than the card's: scores are "
-            "judged by their absolute difference, other numbers are not judged."
-        )
-    judged = [row for row in compared if row.agrees is not None]
-    off = sum(not row.agrees for row in judged)
-    if off or not judged:
-        errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
+    planned = terminal.make_plan({item.chapter: item.parameters for item in cards})
+    terminal.execute(planned, force=force)
+    before, folder = cards[-1].content, planned[-1].folder
+    again, numbers = read_json(folder / "card.json"), read_json(folder / "metrics.json")
+    same = all(before[name] == again[name] for name in ("device", "versions"))
+    compared = reruns.compare(before["metrics"], numbers, same_machine=same)
+    agreed = terminal.show_comparison(compared)
+    for difference in reruns.differences(before, again):
+        console.print(escape(difference))
+    if not agreed:
         raise typer.Exit(1)
-    console.print(f"All {plural(len(judged), 'judged number')} agree.")
 
 
 @app.command()
 @plain_errors()
 def book(
-    profile: Profile = "smoke",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the runs below runs/, such as smoke; the latest run's if not given."
+        ),
+    ] = None,
     seed: Seed = None,
     published: Annotated[
         bool, typer.Option("--published", help="Build the published book to _build/html instead.")
@@ -208,7 +221,7 @@ def book(
 ) -> None:
     """Build the book of your own run, as web pages; nothing is executed.
 
-    The first page is runs/PROFILE/book/index.html. Chapters that were not executed say so.
+    The first page is book/index.html beside the runs. Chapters that were not executed say so.
     """
     from synthseg import publishing
 
@@ -217,8 +230,20 @@ def book(
             index = publishing.build_published()
         else:
             index, executed = publishing.build_run(profile, seed)
-            console.print(f"Executed chapters: {', '.join(map(str, executed)) or 'none'}")
+            console.print(f"Executed chapters: {', '.join(executed) or 'none'}")
         console.print(f"The book is at {show_path(index)}")
+
+
+@app.command()
+@plain_errors()
+def student(
+    folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+) -> None:
+    """Write the exercises without their solutions, as notebooks to answer in, into a folder."""
+    from synthseg import exercises
+
+    written = exercises.write_for_students(folder)
+    console.print(f"{plural(len(written), 'notebook')} in {escape(show_path(folder))}")
 
 
 @app.command()
@@ -230,8 +255,26 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
     """
     from synthseg import publishing
 
-    listed = ", ".join(map(str, publishing.publish(profile, seed)))
+    listed = ", ".join(publishing.publish(profile, seed))
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
+
+
+@app.command("export")
+@plain_errors()
+def export_pages(profile: Profile = "pages", seed: Seed = None) -> None:
+    """Put the networks of a run of chapters 2 and 3 behind the interactive pages in book/.
+
+    The book of your own run (synthseg book) has its own networks there without this.
+    """
+    from synthseg import export, publishing
+
+    runs = publishing.folders(publishing.finished_runs(profile, seed))
+    with console.status("Exporting networks and images, about a minute …"):
+        pages = export.write_pages(runs, project_root() / "book")
+    size = sum(path.stat().st_size for path in pages.iterdir())
+    console.print(
+        f"{show_path(pages)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published"
+    )
 
 
 @app.command()
@@ -240,26 +283,7 @@ def check() -> None:
     """Say what made each published chapter, and fail if its code has changed since."""
     from synthseg import publishing
 
-    checked = publishing.check()
-    for item in checked:
-        mark = "[red]stale[/red]" if item.problems else "[green]good[/green]"
-        console.print(f"{CHAPTERS[item.chapter]}  {mark}")
-        if card := item.card:
-            listed = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
-            text = (
-                f"  commit {card['commit'] or 'unknown'}, data {card['data']['name']} "
-                f"{card['data']['fingerprint']}, method version {card['method_version']}, "
-                f"finished {card['finished']}\n  {listed}"
-            )
-            console.print(escape(text))
-        for problem in item.problems:
-            console.print(f"  [red]{escape(problem)}[/red]")
-    stale = sum(bool(item.problems) for item in checked)
-    if stale:
-        errors.print(
-            f"{stale} of {len(checked)} chapters are not as published: run them again "
-            "(synthseg run --profile cpu), then  synthseg publish"
-        )
+    if not terminal.show_checked(publishing.check()):
         raise typer.Exit(1)
     if not publishing.answer_is_current():
         errors.print(
@@ -269,35 +293,21 @@ def check() -> None:
         raise typer.Exit(1)
 
 
-@data_app.callback(invoke_without_command=True)
-def _data(context: typer.Context) -> None:
-    """Say which data can be used; check your own.
-
-    A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and mask.tif;
-    or train/ and test/, each with such a pair.
-    """
-    if context.invoked_subcommand is None:
-        from synthseg import volumes
-
-        console.print(escape(volumes.SOURCES))
-        console.print("Check yours with  synthseg data check FOLDER --nm-per-pixel 5")
-
-
 @data_app.command("check")
 @plain_errors()
 def check_data(
     source: Annotated[str, typer.Argument(help=DATA_HELP, show_default=False)],
-    nm_per_pixel: Annotated[
-        float | None, typer.Option(help="Size of a pixel in nanometres; needed for own data.")
-    ] = None,
+    nm_per_pixel: Scale = None,
     crop: Annotated[
         int | None,
         typer.Option(min=1, help="Width in pixels of the windows that the chapters will cut."),
     ] = None,
 ) -> None:
-    """Look at all of the data, list every problem with its remedy, and describe what was read.
+    """Look at all of the data, list every problem with its remedy, and draw what was read.
 
-    epfl is downloaded if need be. The exit status is 2 if there is an error, else 0.
+    The picture shows slices of each part with the outlines of their masks: only you can tell
+    whether these belong to the images. epfl is downloaded if need be. The exit status is 2 if there
+    is an error, else 0.
 
     Example:  synthseg data check my_folder --nm-per-pixel 8
     """
@@ -309,8 +319,7 @@ def check_data(
         console.print(f"[bold]{escape(file)}[/bold]")
         for finding in (finding for finding in found if finding.file == file):
             kind = f"[{colours[finding.severity]}]{finding.severity:7}[/]"
-            place = f"{finding.place}: " if finding.place else ""
-            console.print(f"  {kind}  {escape(place + finding.what)}")
+            console.print(f"  {kind}  {escape(finding.sentence)}")
             if finding.remedy:
                 console.print(f"           → {escape(finding.remedy)}")
     if dataset:
@@ -325,11 +334,16 @@ def check_data(
         console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
         console.print(table)
         console.print(escape(dataset.provenance))
+        from synthseg import contact
+
+        with console.status("Drawing …"):
+            picture = contact.save(dataset, project_root() / "runs" / "checks")
     counts = {kind: sum(finding.severity == kind for finding in found) for kind in colours}
     listed = ", ".join(plural(count, kind) for kind, count in counts.items())
     console.print(f"{listed}: the data {'cannot' if counts['error'] else 'can'} be used.")
     if counts["error"]:
         raise typer.Exit(2)
+    console.print(f"Look at it:  {escape(show_path(picture))}")
 
 
 if __name__ == "__main__":

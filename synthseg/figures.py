@@ -17,15 +17,7 @@ from skimage.measure import find_contours
 
 from synthseg.notebook import show_source, store_pictures, table
 
-__all__ = [
-    "PALETTE",
-    "curves",
-    "image_grid",
-    "show_source",
-    "spectrum_plot",
-    "style",
-    "table",
-]
+__all__ = ["PALETTE", "curves", "image_grid", "show_source", "spectrum_plot", "style", "table"]
 
 #: Colours that people with a colour vision deficiency can tell apart (Okabe and Ito 2008).
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -81,11 +73,8 @@ def image_grid(
     """Rows of grey images, with the outlines of masks and predictions, and a scale bar.
 
     The grey scale is fixed, so that images can be compared: 0 to 255 for integers, -1 to 1 for
-    floats. An image that holds nothing but 0 and 1 is a mask and is shown black and white.
-
-    All panels have the width of a whole multiple of the widest image's pixels, so that each of
-    these pixels is drawn equally large. Wider images than fit on a page are made smaller, with
-    smoothing.
+    floats; an image that holds nothing but 0 and 1 is a mask and is shown black and white. Each
+    pixel of the widest image is drawn equally large; wider images than fit on a page are smoothed.
 
     Parameters
     ----------
@@ -94,17 +83,10 @@ def image_grid(
     masks, predictions : sequence of rows, each like the row of images, or None for none
         Of the same shapes as the images; everything above 0.5 is foreground. Masks are outlined
         in orange, predictions in blue over them, and a legend says so where there are both.
-    titles : sequence of str
-        Titles of the columns.
-    row_labels : sequence of str
-        Labels at the left of the rows.
+    titles, row_labels : sequence of str
+        Titles of the columns, and labels at the left of the rows.
     nm_per_pixel : float
-        Pixel size of the images as given, in nanometres; draws a scale bar in the first image of
-        each row.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+        Pixel size of the images in nanometres; draws a scale bar in the first image of each row.
 
     Raises
     ------
@@ -146,63 +128,48 @@ def image_grid(
 
 
 def curves(
-    history: pd.DataFrame | Sequence[pd.DataFrame],
-    columns: Sequence[str] | Mapping[str, str],
+    history: pd.DataFrame,
+    names: Mapping[str, str],
     *,
     step: str = "epoch",
-    xlabel: str | None = None,
+    xlabel: str = "epoch",
     ylabel: str = "",
-    log: bool = False,
 ) -> Figure:
-    """Training curves of one run, or thin ones of several runs (seeds) with their mean.
+    """Training curves: `names` maps the columns that are drawn to labels.
 
-    `columns` names what to draw, or maps it to labels; `step` is the column of the horizontal
-    axis. A missing column is a ValueError.
+    `step` is the column of the horizontal axis. A missing column is a ValueError.
     """
-    runs = [history] if isinstance(history, pd.DataFrame) else list(history)
-    labels = columns if isinstance(columns, Mapping) else {column: column for column in columns}
-    for run in runs:
-        missing = [column for column in (step, *labels) if column not in run]
-        if missing:
-            raise ValueError(
-                f"The history has no column {', '.join(missing)}; it has {', '.join(run.columns)}."
-            )
+    missing = [column for column in (step, *names) if column not in history]
+    if missing:
+        raise ValueError(
+            f"The history has no column {', '.join(missing)}; it has {', '.join(history.columns)}."
+        )
     figure, axes = _subplots()
-    for index, (column, label) in enumerate(labels.items()):
-        line = _line(index)
-        if len(runs) > 1:
-            for run in runs:
-                axes.plot(run[step], run[column], **line, linewidth=0.8, alpha=0.35)
-        mean = pd.concat(runs).groupby(step)[column].mean()
-        axes.plot(mean.index, mean, **line, linewidth=2, label=label)
-    axes.set(xlabel=xlabel or step, ylabel=ylabel, yscale="log" if log else "linear")
+    for index, (column, label) in enumerate(names.items()):
+        axes.plot(history[step], history[column], **_line(index), linewidth=2, label=label)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     figure.legend(loc="outside upper left", ncols=2)  # never on top of a line
     return figure
 
 
 def spectrum_plot(
-    frequencies: np.ndarray,
-    spectra: Mapping[str, np.ndarray],
-    *,
-    nm_per_pixel: float | None = None,
-    periods: Sequence[float] = (2, 4, 8),
+    frequencies: np.ndarray, spectra: Mapping[str, np.ndarray], nm_per_pixel: float
 ) -> Figure:
     """Radial power spectra of sets of images, on a logarithmic scale.
 
-    `frequencies` are in cycles per pixel; `spectra` maps labels to the power at these. With
-    `nm_per_pixel` an upper axis has the periods in nanometres. `periods` (in pixels) are marked:
-    a network that up-samples by 2 leaves its checkerboard at 2, 4, 8... pixels.
+    `frequencies` are in cycles per pixel; `spectra` maps labels to the power at these. An upper
+    axis has the periods in nanometres. Periods of 2, 4 and 8 pixels are marked: there a network
+    that up-samples by 2 leaves its checkerboard.
     """
     figure, axes = _subplots()
-    shown = np.asarray(frequencies) > 0  # the mean grey would only stretch the axis
+    frequencies, periods = np.asarray(frequencies), (2, 4, 8)
+    shown = frequencies > 0  # the mean grey would only stretch the axis
     for index, (label, power) in enumerate(spectra.items()):
-        axes.plot(
-            np.asarray(frequencies)[shown], np.asarray(power)[shown], **_line(index), label=label
-        )
+        axes.plot(frequencies[shown], np.asarray(power)[shown], **_line(index), label=label)
     for period in periods:
         axes.axvline(1 / period, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
         axes.annotate(
-            f"{period:g} px ",
+            f"{period} px ",
             (1 / period, 1),
             xycoords=("data", "axes fraction"),
             va="top",
@@ -215,22 +182,17 @@ def spectrum_plot(
         ylabel="power (squared grey values)",
         yscale="log",
     )
-    if nm_per_pixel is not None:
-        period_axis = axes.secondary_xaxis("top")
-        period_axis.set_xticks(
-            [1 / period for period in periods],
-            [f"{period * nm_per_pixel:.3g}" for period in periods],
-        )
-        period_axis.set_xlabel("period (nm)")
+    upper = axes.secondary_xaxis("top")
+    labels = [f"{period * nm_per_pixel:.3g}" for period in periods]
+    upper.set_xticks([1 / period for period in periods], labels)
+    upper.set_xlabel("period (nm)")
     figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
 def _line(index: int) -> dict[str, Any]:
-    return {
-        "color": PALETTE[index % len(PALETTE)],
-        "linestyle": _DASHES[index % len(_DASHES)],
-    }
+    colour, dashes = PALETTE[index % len(PALETTE)], _DASHES[index % len(_DASHES)]
+    return {"color": colour, "linestyle": dashes}
 
 
 def _panels(

@@ -31,7 +31,7 @@ from synthseg.project import (
 
 @dataclass(frozen=True)
 class Job:
-    """One run that was asked for: its inputs are folders of runs, the fingerprint is of its data.
+    """One run that was asked for; its inputs are folders of runs.
 
     The chapter is a number, or the name of a notebook in ``workflow/``.
     """
@@ -41,21 +41,17 @@ class Job:
     parameters: Mapping[str, Scalar]
     key: str
     inputs: tuple[Path, ...]
-    fingerprint: str
 
     @property
     def finished(self) -> bool:
-        """Whether there is such a run already, with its executed notebook."""
-        notebook = self.folder / f"{self.folder.name}.ipynb"
-        return keys.receipt(self.folder, self.key).is_file() and notebook.is_file()
+        """Whether there is such a run already."""
+        return keys.receipt(self.folder, self.key).is_file()
 
     @property
     def last_time(self) -> float | None:
-        """Seconds that the last finished run in this folder took, with whatever key."""
-        cards = self.folder.parent.glob(f"{self.folder.name}*/card.json")
-        latest = sorted(cards, key=lambda card: card.stat().st_mtime)
-        took = [card["duration_s"] for path in latest if (card := read_json(path))["finished"]]
-        return took[-1] if took else None
+        """Seconds that the run in this folder took, if it is finished; its key may differ."""
+        card = read_json(self.folder / "card.json")
+        return card["duration_s"] if card.get("finished") else None
 
 
 def make_plan(chosen: Iterable[tuple[int | str, Mapping[str, Scalar]]]) -> list[Job]:
@@ -75,18 +71,15 @@ def make_plan(chosen: Iterable[tuple[int | str, Mapping[str, Scalar]]]) -> list[
         inputs, used = keys.find_inputs(parameters, data, known)
         folder = keys.run_folder(chapter, parameters)
         key = keys.run_key(chapter, parameters, used, data)
-        planned[folder] = Job(chapter, folder, parameters, key, tuple(inputs.values()), data)
+        planned[folder] = Job(chapter, folder, parameters, key, tuple(inputs.values()))
     return list(planned.values())
-
-
-State = Literal["waits", "runs", "done", "failed", "unchanged"]
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where a job stands."""
 
-    state: State = "waits"
+    state: Literal["runs", "done", "failed", "unchanged"]
     part: float = 0.0  # of its cells
     seconds: float = 0.0
 
@@ -114,25 +107,21 @@ def execute(
     it. `executor` is a profile in ``workflow/profiles/``, for a cluster. Raises a ChapterError if
     a job fails.
     """
-    keys.hold(base, wait=0.1)
-    try:
+    with keys.hold(base, wait=0.1):
         waiting = [job for job in jobs if force or not job.finished]
         for job in waiting:
             keys.status(job.folder).unlink(missing_ok=True)
-            # Without its notebook, a run in JupyterLab for instance, a receipt is not enough.
-            keys.receipt(job.folder, job.key).unlink(missing_ok=True)
             if force:
-                keys.hold(job.folder)
-                keys.set_aside(job.folder)
-                keys.release(job.folder)
+                with keys.hold(job.folder):
+                    keys.set_aside(job.folder)
         for job in (job for job in jobs if job not in waiting):
             (job.folder / "card.json").touch()  # a book is built from the latest run
             show(job, Progress("unchanged", part=1.0))
         if waiting:
-            _write_plan(waiting, base, in_order=in_order or side_by_side == 1)
-            _snakemake(waiting, base, show, side_by_side, keep_going, executor)
-    finally:
-        keys.release(base)
+            _write_plan(waiting, base, in_order or side_by_side == 1)
+            failures = _snakemake(waiting, base, show, side_by_side, keep_going, executor)
+            if failures:
+                raise ChapterError("\n".join(failures if keep_going else failures[:1]))
 
 
 def _write_plan(jobs: list[Job], base: Path, in_order: bool) -> None:
@@ -152,32 +141,26 @@ def _write_plan(jobs: list[Job], base: Path, in_order: bool) -> None:
 
 
 def _snakemake(
-    jobs: list[Job],
-    base: Path,
-    show: Show,
-    side_by_side: int,
-    keep_going: bool,
-    executor: str | None,
-) -> None:
-    """Run Snakemake, watch the jobs' status files, and say why jobs failed."""
+    jobs: list[Job], base: Path, show: Show, count: int, keep_going: bool, executor: str | None
+) -> list[str]:
+    """Run Snakemake on a plan and watch the jobs' status files; returns why jobs failed."""
     command = [sys.executable, "-m", "snakemake", "--directory", str(base), "--nolock"]
     command += ["--snakefile", str(project_root() / "workflow" / "Snakefile")]
     command += ["--configfile", str(base / "plan.json"), "--rerun-triggers", "input"]
     command += ["--keep-incomplete", "--rerun-incomplete", "--nocolor"]
     command += ["--keep-going"] if keep_going else []
-    environment = dict(os.environ)
+    environment, log = dict(os.environ), base / "snakemake.log"
     if executor:
         profile = project_root() / "workflow" / "profiles" / executor
         if not profile.is_dir():  # else Snakemake executes all here
             raise RunError(f"There is no profile {executor!r} in {show_path(profile.parent)}.")
-        command += ["--workflow-profile", str(profile), "--jobs", str(side_by_side)]
+        command += ["--workflow-profile", str(profile), "--jobs", str(count)]
     else:
-        command += ["--cores", str(side_by_side)]
+        command += ["--cores", str(count)]
         environment["SYNTHSEG_RUNNER"] = str(os.getpid())
-        if side_by_side > 1:
-            threads = max(1, (os.cpu_count() or 1) // side_by_side)
+        threads = max(1, (os.cpu_count() or 1) // count)
+        if count > 1:
             environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-    log = base / "snakemake.log"
     with log.open("wb") as messages:
         process = subprocess.Popen(
             command,
@@ -199,24 +182,19 @@ def _snakemake(
             _end(process)
         raise
     failures = _look(jobs, show)
-    if failures:
-        raise ChapterError("\n".join(failures) if keep_going else failures[0])
-    if process.returncode:
+    if process.returncode and not failures:
         raise ChapterError(f"Snakemake stopped; all that it said is in {show_path(log)}.")
+    return failures
 
 
 def _look(jobs: list[Job], show: Show) -> list[str]:
     """Show where the jobs stand by what they wrote; returns why some failed."""
     failures = []
     for job in jobs:
-        status = read_json(keys.status(job.folder))
-        if status:
+        if status := read_json(keys.status(job.folder)):
             seconds = status.get("ended", time.time()) - status["begun"]
-            state: State = "done" if "ended" in status else "runs"
-            if "error" in status:
-                failures.append(status["error"])
-                state = "failed"
-            show(job, Progress(state, status.get("part", 0.0), seconds))
+            show(job, Progress(status["state"], status["part"], seconds))
+            failures += [status["error"]] if "error" in status else []
     return failures
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from synthseg import METHOD_VERSION
-from synthseg.parameters import REQUIRED, Scalar
+from synthseg.parameters import Scalar, folder_of
 from synthseg.project import (
     RunError,
     chapter_name,
@@ -58,7 +58,7 @@ def run_folder(chapter: int | str, parameters: Mapping[str, Scalar]) -> Path:
 
 
 def receipt(folder: Path, key: str) -> Path:
-    """The file that says that the run with this key is finished."""
+    """The file that Snakemake makes when a job has finished the run with this key."""
     return folder / f"done-{key[:12]}.json"
 
 
@@ -69,11 +69,8 @@ def status(folder: Path) -> Path:
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """Code cells of a notebook, without the one that papermill injects."""
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
+    code = (cell for cell in notebook.cells if cell.cell_type == "code")
+    return [cell for cell in code if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
 def code_fingerprint(notebook: nbformat.NotebookNode) -> str:
@@ -86,22 +83,17 @@ def chapter_code(chapter: int | str) -> str:
     return code_fingerprint(nbformat.read(chapter_path(chapter), as_version=4))
 
 
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) else node
+
+
 @lru_cache
 def method_fingerprint(folder: Path = Path(__file__).parent) -> str:
     """Sha256 over the code of the method; comments, docstrings and layout do not count."""
-    trees = []
-    for path in (folder / f"{name}.py" for name in METHOD):
-        tree = ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
-        for node in ast.walk(tree):
-            if isinstance(body := getattr(node, "body", None), list):
-                node.body = [  # type: ignore[attr-defined]
-                    statement
-                    for statement in body
-                    if not isinstance(statement, ast.Expr)
-                    or not isinstance(statement.value, ast.Constant)
-                ]
-        trees.append(ast.dump(tree))
-    return sha256(trees)
+    files = (folder / f"{name}.py" for name in METHOD)
+    texts = (file.read_text(encoding="utf-8") if file.is_file() else "" for file in files)
+    return sha256([ast.dump(_WithoutDocstrings().visit(ast.parse(text))) for text in texts])
 
 
 def run_key(
@@ -128,79 +120,78 @@ def find_inputs(
     """Folders of the runs that a run uses, by parameter, and their keys, by chapter.
 
     `data` is the fingerprint of the data, `planned` has the keys of runs that are yet to be made.
+    Raises MissingRun if a run is neither planned nor there, or does not fit.
     """
-    folders, used = {}, {}
-    for name in (name for name in INPUTS if parameters.get(name, "none") != "none"):
-        folder = folders[name] = input_folder(name, parameters)
+    needed = (name for name in INPUTS if parameters.get(name, "none") != "none")
+    folders = {name: input_folder(name, parameters) for name in needed}
+    used = {}
+    for name, folder in folders.items():
+        card = read_json(folder / "card.json")
         if folder in planned:
             used[folder.name] = planned[folder]
+        elif problem := _problem(card, parameters, data):
+            raise MissingRun(
+                f"The {name}'s run {show_path(folder)} {problem}: make it first, with the same "
+                f"data, seed, folder and sizes:  {command(INPUTS[name], parameters)}"
+            )
         else:
-            card = _read_input(name, parameters, data)
             used[card["chapter"]] = card["key"]
     return folders, used
 
 
-def _read_input(name: str, parameters: Mapping[str, Scalar], data: str) -> dict[str, Any]:
-    """Card of the finished run that an input's parameter names; MissingRun if it does not fit."""
-    folder = input_folder(name, parameters)
-    card = read_json(folder / "card.json")
-    made = card.get("parameters", {})
-    other = [key for key in ("crop", "size") if made.get(key) != parameters.get(key)]
+def _problem(card: Mapping[str, Any], parameters: Mapping[str, Scalar], data: str) -> str:
+    """Why a run cannot be the input of one with these parameters and data; empty if it can."""
     if not card:
-        problem = "does not exist"
-    elif not card["finished"]:
-        problem = "is not finished"
-    elif card["data"]["fingerprint"] != data:
-        problem = f"was made from other data ({card['data']['name']})"
-    elif other:
-        problem = f"was made with {other[0]}={made.get(other[0])}"
-    elif card["method_version"] != METHOD_VERSION:
-        problem = "was made by another version of the method"
-    else:
-        return card
-    command = _command(INPUTS[name], parameters)
-    raise MissingRun(f"The {name}'s run {show_path(folder)} {problem}: make it with  {command}")
+        return "does not exist"
+    if not card["finished"]:
+        return "is not finished"
+    if card["data"]["fingerprint"] != data:
+        return f"was made from other data ({card['data']['name']})"
+    if card["method_version"] != METHOD_VERSION:
+        return "was made by another version of the method"
+    made = card["parameters"]
+    other = [name for name in ("crop", "size") if made.get(name) != parameters.get(name)]
+    return f"was made with {other[0]}={made.get(other[0])}" if other else ""
 
 
-def _command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
-    """Command that runs another chapter as this one is run."""
-    given = {name: str(parameters[name]) for name in REQUIRED if parameters[name] is not None}
-    profile, name = Path(given["folder"]).name, chapter_name(chapter)
-    known = (project_root() / "params" / f"{profile}.yaml").is_file()
-    if known and given["folder"] == f"runs/{profile}":
-        command = ["synthseg", "run", str(chapter), "--profile", profile]
-        command += ["--seed", given["seed"], "--data", given["data"]]
-        if "nm_per_pixel" in given:
-            command += ["--set", f"nm_per_pixel={given['nm_per_pixel']}"]
-    else:
-        command = ["papermill", f"book/{name}.ipynb", f"{name}.ipynb"]
-        for parameter, value in given.items():
-            command += ["-p", parameter, value]
-    return shlex.join(command)
+def command(chapter: int, parameters: Mapping[str, Scalar]) -> str:
+    """What runs another chapter as this one is run, without its options."""
+    data, folder = str(parameters["data"]), parameters["folder"]
+    for profile in sorted(path.stem for path in (project_root() / "params").glob("*.yaml")):
+        words = ["synthseg", "run", str(chapter), "--profile", profile]
+        if folder == f"runs/{profile}":
+            return shlex.join(words)
+        if folder == folder_of(profile, data):
+            return shlex.join([*words, "--data", data])
+    return f"papermill book/{chapter_name(chapter)}.ipynb"
 
 
-def set_aside(folder: Path, key: str | None = None) -> None:
-    """Rename the folder of an earlier run with another key than this, so that nothing is lost."""
+def aside(folder: Path, key: str | None = None) -> Path | None:
+    """Where an earlier run with another key than this would be kept; None if there is none."""
     earlier = read_json(folder / "card.json").get("key")
     if earlier in (None, key):
-        return
+        return None
     name = f"{folder.name}.{earlier[:8]}"
     names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-    folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
+    return next(path for path in map(folder.with_name, names) if not path.exists())
 
 
-_held: dict[Path, FileLock] = {}  # by this process; the system frees them when it ends
+def set_aside(folder: Path, key: str | None = None) -> Path | None:
+    """Rename the folder of an earlier run with another key than this, so that nothing is lost."""
+    kept = aside(folder, key)
+    return folder.rename(kept) if kept else None
 
 
-def hold(folder: Path, wait: float = LOCK_WAIT) -> None:
-    """Take the lock of a folder for this process, which may hold it already."""
+def hold(folder: Path, wait: float = LOCK_WAIT) -> AcquireReturnProxy:
+    """Take the lock of a folder for this process, until the result is gone or its ``with`` ends.
+
+    The system frees it, too, when the process ends. A process may hold a lock more than once.
+    """
     path = folder.with_name(f".{folder.name}.lock")
-    if path in _held:
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(path), path.with_name(f"{path.name}.json")
+    holder = path.with_name(f"{path.name}.json")
     try:
-        lock.acquire(timeout=wait)
+        held = FileLock(path, is_singleton=True).acquire(timeout=wait)
     except Timeout as error:
         other = read_json(holder)
         raise RunError(
@@ -208,21 +199,15 @@ def hold(folder: Path, wait: float = LOCK_WAIT) -> None:
             f"since {other.get('since')}: wait until it ends, or stop it, or close its notebook."
         ) from error
     write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now()})
-    _held[path] = lock
-
-
-def release(folder: Path) -> None:
-    """Free the lock of a folder."""
-    _held.pop(folder.with_name(f".{folder.name}.lock")).release()
+    return held
 
 
 def load_data(parameters: Mapping[str, Scalar]) -> "Dataset":
     """Load the data that parameters name; a relative path counts from the project's root."""
-    from synthseg import volumes
+    from synthseg import stacks, volumes
 
     data, scale = str(parameters["data"]), parameters["nm_per_pixel"]
-    if data not in ("phantom", "epfl"):
-        data = ",".join(str(project_root() / part) for part in data.split(","))
+    data = stacks.locate(data, project_root())
     return volumes.load(data, None if scale is None else float(scale))
 
 

@@ -6,7 +6,7 @@ import inspect
 import io
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
+from tabulate import tabulate
 
 MISSING = "–"
 _SCREEN = 100  # pixels of a page to an inch of a figure
@@ -78,53 +79,38 @@ class Table:
     """Cells as text, shown by a notebook as HTML, in the PDF book as Markdown, else as text."""
 
     def __init__(self, heads: list[str], columns: list[list[str]], right: list[bool], caption: str):
-        self.heads, self.columns, self.right, self.caption = heads, columns, right, caption
-
-    @property
-    def rows(self) -> list[tuple[str, ...]]:
-        """The cells of each row."""
-        return list(zip(*self.columns, strict=True))
+        self.heads, self.rows, self.caption = heads, list(zip(*columns, strict=True)), caption
+        self.sides = ["right" if numbers else "left" for numbers in right]
 
     def _repr_html_(self) -> str:
-        def cell(tag: str, text: str, right: bool) -> str:
-            align = "right" if right else "left"
-            return f'<{tag} style="text-align: {align}">{html.escape(text)}</{tag.split()[0]}>'
+        def line(tags: list[str], texts: Sequence[str]) -> str:
+            cells = (
+                f'<{tag} style="text-align: {side}">{html.escape(text)}</{tag[:2]}>'
+                for tag, text, side in zip(tags, texts, self.sides, strict=True)
+            )
+            return f"<tr>{''.join(cells)}</tr>"
 
-        heads = "".join(map(cell, ['th scope="col"'] * len(self.heads), self.heads, self.right))
-        # The first column names its row.
-        tags = ['th scope="row"'] + ["td"] * (len(self.heads) - 1)
-        rows = "\n".join(
-            f"<tr>{''.join(map(cell, tags, row, self.right))}</tr>" for row in self.rows
-        )
+        head = line(['th scope="col"'] * len(self.heads), self.heads)
+        tags = ['th scope="row"'] + ["td"] * (len(self.heads) - 1)  # the first one names its row
+        rows = "\n".join(line(tags, row) for row in self.rows)
         caption = f"<caption>{html.escape(self.caption)}</caption>\n" if self.caption else ""
         label = html.escape(self.caption or f"Table: {', '.join(self.heads)}")
         # Reached by the keyboard, since it scrolls where the page is narrow.
         return (
             f'<div class="synthseg-table" role="group" tabindex="0" aria-label="{label}">\n'
-            f'<table class="dataframe">\n{caption}<thead>\n<tr>{heads}</tr>\n</thead>\n'
+            f'<table class="dataframe">\n{caption}<thead>\n{head}\n</thead>\n'
             f"<tbody>\n{rows}\n</tbody>\n</table>\n</div>"
         )
 
     def _repr_markdown_(self) -> str:
-        marks = ["---:" if right else "---" for right in self.right]
-        lines = [self.heads, marks, *self.rows]
-        return "\n".join(
-            "| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines
+        heads, *rows = (
+            [text.replace("|", r"\|") for text in line] for line in (self.heads, *self.rows)
         )
+        return tabulate(rows, heads, "pipe", colalign=self.sides, disable_numparse=True)
 
     def __repr__(self) -> str:
-        widths = [
-            max(map(len, [head, *column]))
-            for head, column in zip(self.heads, self.columns, strict=True)
-        ]
-        lines = [
-            "  ".join(
-                text.rjust(width) if right else text.ljust(width)
-                for text, width, right in zip(line, widths, self.right, strict=True)
-            ).rstrip()
-            for line in [self.heads, *self.rows]
-        ]
-        return "\n".join([*([self.caption] if self.caption else []), *lines])
+        text = tabulate(self.rows, self.heads, "plain", colalign=self.sides, disable_numparse=True)
+        return f"{self.caption}\n{text}" if self.caption else text
 
 
 def table(

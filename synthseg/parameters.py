@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import nbformat
 import yaml
 
-from synthseg.project import CHAPTERS, ParameterError, chapter_path, project_root, show_path
+from synthseg.project import CHAPTERS, ParameterError, chapter_path, project_root
 
 Scalar = bool | int | float | str | None
 
@@ -31,8 +32,6 @@ KINDS = {
 
 def default_parameters(path: Path) -> dict[str, Scalar]:
     """Parameters of a chapter and their defaults, from its cell tagged ``parameters``."""
-    if not path.is_file():
-        raise ParameterError(f"The notebook {show_path(path)} does not exist.")
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
@@ -76,18 +75,14 @@ def convert(name: str, value: Scalar, default: Scalar) -> Scalar:
     raise ParameterError(f"{name} is {shown}, but must be {KINDS[kind]} (default {default!r}).")
 
 
-def parse(name: str, text: str, default: Scalar) -> Scalar:
-    """Read the value of a ``name=value`` setting by the rules of YAML."""
-    if isinstance(default, str):
-        return text  # so that a name like 'no' or '2024' stays a text
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ArithmeticError, RecursionError, TypeError, ValueError):
-        value = text  # what looks like a date, a number or a list, but is none
-    if isinstance(value, str) and not isinstance(default, bool):
-        with contextlib.suppress(ValueError):  # YAML takes 1e-3, without a point, for a text
-            value = float(value)
-    return convert(name, value, default)
+def parse(text: str) -> Scalar:
+    """Read the value of a ``name=value`` setting: true, false, null, a number or a text."""
+    value: Scalar = text
+    words = {"true": True, "false": False, "null": None}
+    for read in (words.__getitem__, float, int):  # what is a whole number, too, is that
+        with contextlib.suppress(KeyError, ValueError):
+            value = read(text.lower())
+    return value
 
 
 def unknown(name: str, known: Iterable[str], where: str) -> ParameterError:
@@ -130,13 +125,23 @@ def _check_seed(seed: Scalar) -> None:
 
 
 def without_paths(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Parameters to show and to publish: of a user's own paths, only the last part."""
+    """Parameters to show and to publish: of paths outside the project, only the last part."""
+
+    def shown(part: str) -> str:
+        path = Path(part)
+        return path.name if path.is_absolute() or path.parts[:1] in [("..",), ("~",)] else part
+
     return {
-        name: ",".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
-        if isinstance(value, str) and (parts := value.split(","))
-        else value
+        name: ",".join(map(shown, value.split(","))) if isinstance(value, str) else value
         for name, value in parameters.items()
     }
+
+
+def folder_of(profile: str, data: str) -> str:
+    """Folder of the runs of a profile on data that are not its own, such as ``runs/cpu-mouse``."""
+    first = Path(data.split(",")[0])
+    name = first.stem if first.suffix.lower() in (".tif", ".tiff") else first.name
+    return f"runs/{profile}-{re.sub(r'[^a-zA-Z0-9_.-]+', '-', name)[:60]}"
 
 
 def profile_path(name: str) -> Path:
@@ -146,41 +151,23 @@ def profile_path(name: str) -> Path:
     return project_root() / "params" / f"{name}.yaml"
 
 
-def read_profile(name: str) -> dict[int, dict[str, Scalar]]:
-    """Read the parameters that a profile, a YAML file in ``params/``, gives to each chapter.
-
-    A parameter of the group ``all`` goes to the chapters that have it; the group of the chapter
-    wins.
-    """
+def read_profile(name: str) -> dict[str, dict[str, Any]]:
+    """Read the groups of parameters in a profile, a YAML file in ``params/``."""
     path = profile_path(name)
     if not path.is_file():
         raise unknown(name, (file.stem for file in path.parent.glob("*.yaml")), "params/")
-    where = f"params/{path.name}"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise ParameterError(f"{where} is no plain YAML: {problem}") from error
-    if not isinstance(content, dict):
-        raise ParameterError(f"{where} must hold groups such as 'all:', each with its parameters.")
-    groups = {"all": list(CHAPTERS), **{name: [number] for number, name in CHAPTERS.items()}}
-    defaults = {number: default_parameters(chapter_path(number)) for number in CHAPTERS}
-    given: dict[int, dict[str, Scalar]] = {number: {} for number in CHAPTERS}
-    for group in content:
-        if group not in groups:
-            raise unknown(str(group), groups, where)
-    for group, numbers in groups.items():  # that of all comes first
-        values = content.get(group)
-        if not isinstance(values, (dict, NoneType)):
-            raise ParameterError(f"The group {group} of {where} must hold 'name: value' lines.")
-        known = {key for number in numbers for key in defaults[number]} - {"seed", "folder"}
-        for key, value in (values or {}).items():
-            if key not in known:
-                raise unknown(str(key), known, f"group {group} of {where}")
-            for number in (number for number in numbers if key in defaults[number]):
-                label = f"{key} of {CHAPTERS[number]} in {where}"
-                given[number][key] = convert(label, value, defaults[number][key])
-    return given
+        groups = {group: dict(values or {}) for group, values in content.items()}
+    except (yaml.YAMLError, AttributeError, RecursionError, TypeError, ValueError) as error:
+        raise ParameterError(
+            f"params/{path.name} must be plain YAML: groups such as 'all:', each with "
+            f"'name: value' lines ({' '.join(str(error).split())[:200]})."
+        ) from error
+    for group in groups:
+        if group not in ("all", *CHAPTERS.values()):
+            raise unknown(str(group), ("all", *CHAPTERS.values()), f"params/{path.name}")
+    return groups
 
 
 def plan(
@@ -192,26 +179,39 @@ def plan(
 ) -> dict[int, dict[str, Scalar]]:
     """Settle all parameters of each chapter: defaults, the profile, `data` and `seed`, `settings`.
 
-    Each of `settings`, as ``name=value``, goes to the chapters that have the name.
+    The profile's group ``all`` and `settings`, as ``name=value``, go to the chapters that have the
+    name; the profile's group of a chapter wins over ``all``. The folder is
+    ``runs/PROFILE`` for the profile's own data, else one for these data.
     """
     numbers = sorted(set(chapters))
-    defaults = {number: default_parameters(chapter_path(number)) for number in numbers}
-    given = read_profile(profile)
-    parameters = {n: {**defaults[n], **given[n], "folder": f"runs/{profile}"} for n in numbers}
-    for chosen in parameters.values():
-        chosen.update({"seed": seed} if data is None else {"seed": seed, "data": data})
+    defaults = {n: default_parameters(chapter_path(n)) for n in sorted({*CHAPTERS, *numbers})}
+    parameters = {number: {**values, "seed": seed} for number, values in defaults.items()}
+
+    def give(members: list[int], values: Mapping[str, Scalar], where: str, *fixed: str) -> None:
+        known = {key for number in members for key in defaults[number]}.difference(fixed)
+        for name, value in values.items():
+            if name not in known:
+                raise unknown(str(name), known, where)
+            for number in (number for number in members if name in defaults[number]):
+                label = f"{name} of {CHAPTERS[number]} in {where}"
+                parameters[number][name] = convert(label, value, defaults[number][name])
+
+    for group, values in sorted(read_profile(profile).items(), key=lambda item: item[0] != "all"):
+        members = [number for number, name in CHAPTERS.items() if group in ("all", name)]
+        give(members, values, f"group {group} of params/{profile}.yaml", "seed", "folder")
+    usual = {number: values["data"] for number, values in parameters.items()}
+    if data is not None:
+        give(numbers, {"data": data}, "--data")
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ParameterError(f"'{setting}' is not of the form name=value.")
         if name == "folder":
-            raise ParameterError("The folder follows from the profile: choose it by --profile.")
-        takers = [number for number in numbers if name in defaults[number]]
-        if not takers:
-            known = {key for number in numbers for key in defaults[number]} - {"folder"}
-            raise unknown(name, known, f"the parameters of the chapters {numbers}")
-        for number in takers:
-            parameters[number][name] = parse(name, text, defaults[number][name])
-    for chosen in parameters.values():
+            raise ParameterError("The folder follows from --profile and --data: choose these.")
+        give(numbers, {name: parse(text)}, "--set")
+    for number in numbers:
+        chosen = parameters[number]
         _check_seed(chosen["seed"])
-    return parameters
+        own = chosen["data"] == usual[number]
+        chosen["folder"] = f"runs/{profile}" if own else folder_of(profile, str(chosen["data"]))
+    return {number: parameters[number] for number in numbers}

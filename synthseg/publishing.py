@@ -1,17 +1,17 @@
 """The book: built from executed notebooks, published with their outputs, and checked.
 
 Nothing is executed when a book is built. Outputs come from run folders, cell by cell, and only
-where the code cells of the book are the ones that were executed. Published results lie in
-``results/``: ``metrics.csv`` has every recorded number and ``cards.csv`` a row a chapter, made from
-``<chapter>.card.json``, the run cards with their metrics.
+where the code, the method and the inputs are those of the run. Published results lie in
+``results/``: ``metrics.csv`` has every recorded number, ``cards.csv`` a row a chapter, ``times.md``
+what each took; all are made from ``<chapter>.card.json``, the run cards with their metrics.
 """
 
+import glob
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import yaml
 from nbclient import NotebookClient
 
 from synthseg import METHOD_VERSION
-from synthseg.keys import code_cells, code_fingerprint
+from synthseg.keys import chapter_code, code_cells, command, receipt, run_folder
 from synthseg.parameters import profile_path, without_paths
 from synthseg.project import (
     CHAPTERS,
@@ -42,56 +42,54 @@ PHANTOM = (
 )
 """Banner on every page of a book whose data are the phantom."""
 
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run: its chapter number, card (with ``metrics``) and executed notebook."""
-
-    chapter: int
-    card: dict[str, Any]
-    notebook: nbformat.NotebookNode
+Card = dict[str, Any]
+"""A run card, with the recorded numbers as its ``metrics``."""
 
 
-def seeds(profile: str) -> list[int]:
-    """Seeds with which chapters of a profile were run, the latest run first."""
-    profile_path(profile)  # refuses what is no name
-    cards = (project_root() / "runs" / profile).glob("seed-*/*/card.json")
-    newest = sorted(cards, key=lambda card: card.stat().st_mtime, reverse=True)
-    folders = [c.parent.parent.name for c in newest if c.parent.name in CHAPTERS.values()]
-    found = [re.fullmatch(r"seed-(\d+)", folder, re.ASCII) for folder in folders]
-    return list(dict.fromkeys(int(match[1]) for match in found if match))
+def finished_runs(profile: str | None, seed: int | None = None) -> dict[str, tuple[Card, Any]]:
+    """Cards and notebooks of finished runs in a folder below ``runs/``, by chapter.
 
-
-def finished_runs(profile: str, seed: int | None = None) -> list[Finished]:
-    """Finished runs of a profile, in the order of the chapters; of the latest seed by default."""
-    found = seeds(profile)
+    By default, those of the latest seed, and without a profile of the latest folder. A run that was
+    finished in JupyterLab has no receipt, and no executed notebook: it is none.
+    """
+    if profile is not None:
+        profile_path(profile)  # refuses what is no name
+    below = "*" if profile is None else glob.escape(profile)
+    seeds = (project_root() / "runs").glob(f"{below}/seed-{'*' if seed is None else seed}")
+    numbered = [path for path in seeds if path.name.removeprefix("seed-").isdecimal()]
+    cards = [path / name / "card.json" for path in numbered for name in CHAPTERS.values()]
+    found = [card for card in cards if card.is_file()]
     if not found:
-        raise RunError(
-            f"Nothing has been run with the profile {profile}: "
-            f"start with  synthseg run --profile {profile}"
-        )
-    if seed is not None and seed not in found:
-        listed = ", ".join(map(str, found))
-        raise RunError(f"runs/{profile} has no run with seed {seed} (but with {listed}).")
-    base = project_root() / "runs" / profile / f"seed-{found[0] if seed is None else seed}"
-    finished = []
-    for chapter, name in CHAPTERS.items():
-        card, notebook = read_json(base / name / "card.json"), base / name / f"{name}.ipynb"
-        if card.get("finished") and notebook.is_file():
-            card["metrics"] = read_json(base / name / "metrics.json")
-            finished.append(Finished(chapter, card, nbformat.read(notebook, as_version=4)))
-    return finished
+        where = "yet" if profile is None else f"in runs/{profile}"
+        where += "" if seed is None else f" with seed {seed}"
+        raise RunError(f"Nothing has been run {where}: start with  synthseg run")
+    latest = max(found, key=lambda card: card.stat().st_mtime).parents[1]
+    runs = {}
+    for folder in (latest / name for name in CHAPTERS.values()):
+        card = read_json(folder / "card.json")
+        if card.get("finished") and receipt(folder, card["key"]).is_file():
+            card["metrics"] = read_json(folder / "metrics.json")
+            notebook = nbformat.read(folder / f"{folder.name}.ipynb", as_version=4)
+            runs[folder.name] = card, notebook
+    return runs
+
+
+def folders(runs: Mapping[str, tuple[Card, Any]]) -> dict[int, Path]:
+    """Folders of finished runs, by the number of the chapter."""
+    return {
+        number: run_folder(number, runs[name][0]["parameters"])
+        for number, name in CHAPTERS.items()
+        if name in runs
+    }
 
 
 def with_outputs(
     book: nbformat.NotebookNode, executed: nbformat.NotebookNode
-) -> nbformat.NotebookNode | None:
-    """Give the book's notebook the outputs of an executed one; None if their code differs.
+) -> nbformat.NotebookNode:
+    """Give the book's notebook the outputs of an executed one of the same code.
 
     What libraries wrote to standard error is left out: it is about the machine, not the subject.
     """
-    if code_fingerprint(book) != code_fingerprint(executed):
-        return None
     for cell, source in zip(code_cells(book), code_cells(executed), strict=True):
         cell.outputs = [output for output in source.outputs if output.get("name") != "stderr"]
         cell.execution_count = source.execution_count
@@ -103,10 +101,22 @@ def outputs_fingerprint(notebook: nbformat.NotebookNode) -> str:
     return sha256([cell.outputs for cell in code_cells(notebook)])
 
 
-def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``metrics.csv`` and ``cards.csv``, from run cards with their metrics, into a folder."""
+def problems(card: Card, cards: Mapping[str, Card]) -> Iterator[str]:
+    """Why a run does not fit the book, and the runs of other chapters with these cards."""
+    if card["code"] != chapter_code(card["chapter"]):
+        yield "its code was changed after its run"
+    if card["method_version"] != METHOD_VERSION:
+        yield f"its run is of method version {card['method_version']}, now {METHOD_VERSION}"
+    for name, key in card["inputs"].items():
+        if cards.get(name, {}).get("key") != key:
+            yield f"it used another run of {name} than that of this book"
+
+
+def write_results(folder: Path, cards: Iterable[Card]) -> None:
+    """Write the files that pages show, from run cards with their metrics, into a folder."""
     metrics: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    times = dict.fromkeys(CHAPTERS.values(), "This chapter has not been run.")
     for card in cards:
         name, seed = card["chapter"], card["parameters"]["seed"]
         for quantity, value in card["metrics"].items():
@@ -127,6 +137,12 @@ def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
                 "finished": card["finished"],
             }
         )
+        times[name] = f"The run on this page took {show_duration(card['duration_s'])}"
+        if card.get("memory_mib"):
+            times[name] += f" and {card['memory_mib'] / 1024:.1f} GiB of memory"
+        times[name] += f" ({card['device']})."
+    parts = [f"<!-- {name} -->\n{text}\n<!-- end -->\n" for name, text in times.items()]
+    write_text(folder / "times.md", "".join(parts))  # each chapter includes its part
     for name, table in {"metrics": metrics, "cards": rows}.items():
         frame = pd.DataFrame(table or [{"chapter": "–"}])  # a page can't show an empty table
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
@@ -135,92 +151,49 @@ def write_results(folder: Path, cards: Iterable[Mapping[str, Any]]) -> None:
 # Publishing -------------------------------------------------------------------------------------
 
 
-def published_cards() -> dict[str, dict[str, Any]]:
-    """Run cards in ``results/``, by chapter name, in the order of the chapters."""
+def published_cards() -> dict[str, Card]:
+    """Run cards in ``results/``, by chapter, in the order of the chapters."""
     results = project_root() / "results"
     cards = {name: read_json(results / f"{name}.card.json") for name in CHAPTERS.values()}
     return {name: card for name, card in cards.items() if card}
 
 
-def publish(profile: str, seed: int | None = None) -> list[int]:
+def publish(profile: str, seed: int | None = None) -> list[str]:
     """Put the outputs of a profile's runs into the book, and its numbers into ``results/``.
 
-    Chapters without a finished run keep what was published before. Nothing is published if a
-    chapter's code is not the one that was executed, or if a run is of another method version or
-    used a run that is not the one published beside it. Returns the published chapters.
+    Chapters without a finished run keep what was published before. Nothing is published if a run
+    does not fit the book, or the runs published beside it. Returns the published chapters.
     """
-    runs = finished_runs(profile, seed)
+    runs, results = finished_runs(profile, seed), project_root() / "results"
     if not runs:
         raise RunError(f"No chapter of the profile {profile} has been finished.")
-    cards = {**published_cards(), **{CHAPTERS[run.chapter]: run.card for run in runs}}
-    merged = {}
-    for run in runs:
-        again = f"run  synthseg run {run.chapter} --profile {profile}  again"
-        book = with_outputs(nbformat.read(chapter_path(run.chapter), as_version=4), run.notebook)
-        if book is None:
-            raise RunError(f"Chapter {run.chapter} was changed after its run: {again}.")
-        if run.card["method_version"] != METHOD_VERSION:
-            raise RunError(f"The run of chapter {run.chapter} is of another method: {again}.")
-        for name in _other_inputs(run.card, cards):
-            raise RunError(f"Chapter {run.chapter} used an earlier run of {name}: {again}.")
-        merged[run.chapter] = nbformat.writes(book) + "\n"
-    results = project_root() / "results"
-    for run in runs:
-        for old in results.glob(f"{CHAPTERS[run.chapter]}.*.csv"):
-            old.unlink()  # tables that an earlier version published
-        write_text(chapter_path(run.chapter), merged[run.chapter])
-        outputs = outputs_fingerprint(nbformat.reads(merged[run.chapter], as_version=4))
-        shown = without_paths(run.card["parameters"])
-        card = {**run.card, "parameters": shown, "outputs": outputs}
-        write_json(results / f"{CHAPTERS[run.chapter]}.card.json", card)
+    cards = {**published_cards(), **{name: card for name, (card, _) in runs.items()}}
+    for number, name in CHAPTERS.items():
+        for problem in problems(cards[name], cards) if name in runs else ():
+            command = f"synthseg run {number} --profile {profile}"
+            raise RunError(f"{name} cannot be published, for {problem}: run  {command}  again.")
+    for name, (card, executed) in runs.items():
+        path = project_root() / "book" / f"{name}.ipynb"
+        book = with_outputs(nbformat.read(path, as_version=4), executed)
+        write_text(path, nbformat.writes(book) + "\n")
+        outputs, shown = outputs_fingerprint(book), without_paths(card["parameters"])
+        write_json(results / f"{name}.card.json", {**card, "parameters": shown, "outputs": outputs})
     write_results(results, published_cards().values())
-    return sorted(merged)
+    return list(runs)
 
 
-def _other_inputs(card: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Chapters of which a run used another run than the one whose card lies beside its own."""
-    used = card["inputs"].items()
-    return [name for name, key in used if cards.get(name, {}).get("key") != key]
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A published chapter: its number, card (empty if none), and what does not agree."""
-
-    chapter: int
-    card: dict[str, Any]
-    problems: list[str]
-
-
-def check() -> list[Checked]:
-    """Compare every published notebook with its run card."""
+def check() -> dict[str, tuple[Card, list[str]]]:
+    """Compare every published chapter with its run card: the card, if any, and what is wrong."""
     cards = published_cards()
-    return [
-        Checked(chapter, cards.get(name, {}), list(_problems(chapter, cards)))
-        for chapter, name in CHAPTERS.items()
-    ]
-
-
-def _problems(chapter: int, cards: Mapping[str, dict[str, Any]]) -> Iterable[str]:
-    """What does not agree between a published chapter and its card."""
-    name, path = CHAPTERS[chapter], chapter_path(chapter)
-    if not path.is_file():
-        yield f"book/{name}.ipynb is missing"
-        return
-    if name not in cards:
-        yield f"results/{name}.card.json is missing: it was never published"
-        return
-    notebook, card = nbformat.read(path, as_version=4), cards[name]
-    if code_fingerprint(notebook) != card["code"]:
-        yield "its code cells are not the ones that were executed"
-    if outputs_fingerprint(notebook) != card["outputs"]:
-        yield "its outputs are not the ones that were published"
-    if any(output.output_type == "error" for c in code_cells(notebook) for output in c.outputs):
-        yield "a cell shows an error"
-    if card["method_version"] != METHOD_VERSION:
-        yield f"it is of method version {card['method_version']}, now {METHOD_VERSION}"
-    for other in _other_inputs(card, cards):
-        yield f"it used another run of {other} than the published one"
+    found: dict[str, tuple[Card, list[str]]] = {}
+    for number, name in CHAPTERS.items():
+        card = cards.get(name, {})
+        wrong = list(problems(card, cards)) if card else ["it was never published"]
+        notebook = nbformat.read(chapter_path(number), as_version=4)
+        if card and outputs_fingerprint(notebook) != card["outputs"]:
+            wrong.append("its outputs are not the ones that were published")
+        found[name] = card, wrong
+    return found
 
 
 # The study's chapter ----------------------------------------------------------------------------
@@ -234,9 +207,7 @@ def execute_answer() -> nbformat.NotebookNode:
     path = project_root() / "book" / f"{ANSWER}.ipynb"
     executed = nbformat.read(path, as_version=4)
     NotebookClient(executed, resources={"metadata": {"path": str(project_root())}}).execute()
-    book = with_outputs(nbformat.read(path, as_version=4), executed)
-    assert book is not None
-    return book
+    return with_outputs(nbformat.read(path, as_version=4), executed)
 
 
 def publish_answer() -> None:
@@ -268,68 +239,62 @@ def build_published() -> Path:
     return _build(root / "book", root / "_config.yml", strict=True) / "index.html"
 
 
-def build_run(profile: str, seed: int | None = None) -> tuple[Path, list[int]]:
+def build_run(profile: str | None, seed: int | None = None) -> tuple[Path, list[str]]:
     """Build the book of one's own run, also of a partial one, from ``runs/<profile>/source/``.
 
-    Chapters that have not been executed appear without outputs, and say so; warnings are errors
-    only if all have been. Returns its first page and the numbers of the executed chapters.
+    Without a profile, the folder of the latest run is taken. Chapters that have not been executed,
+    or whose run does not fit, appear without outputs, and say so; warnings are errors only if there
+    are none of these. Returns the first page and the executed chapters.
     """
-    executed = {run.chapter: run for run in finished_runs(profile, seed)}
-    root, base = project_root(), project_root() / "runs" / profile
+    runs = finished_runs(profile, seed)
+    cards = {name: card for name, (card, _) in runs.items()}
+    wrong = {name: next(problems(card, cards), "") for name, card in cards.items()}
+    shown = [name for name in wrong if not wrong[name]]
+    if not runs:
+        raise RunError("No chapter has been finished: go on with  synthseg run")
+    how = next(iter(cards.values()))["parameters"]
+    root, base = project_root(), project_root() / str(how["folder"])
     book, config = base / "source" / "book", base / "source" / "_config.yml"
     shutil.rmtree(book.parent, ignore_errors=True)
     shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns(".*", "_build"))
     settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    if any(run.card["parameters"]["data"] == "phantom" for run in executed.values()):
+    if any(cards[name]["parameters"]["data"] == "phantom" for name in shown):
         settings.setdefault("html", {})["announcement"] = PHANTOM
     write_text(config, yaml.safe_dump(settings, allow_unicode=True))
-    for chapter, name in CHAPTERS.items():
-        notebook, note = _page(chapter, book / f"{name}.ipynb", profile, executed)
-        for cell in notebook.cells:
-            if cell.cell_type == "markdown":
-                cell.source = _without_missing(cell.source, executed, name)
-        if note:
+    for number, name in CHAPTERS.items():
+        notebook = nbformat.read(book / f"{name}.ipynb", as_version=4)
+        if name in shown:
+            notebook = with_outputs(notebook, runs[name][1])
+        else:
+            for cell in code_cells(notebook):
+                cell.outputs, cell.execution_count = [], None
+            note = (
+                "This chapter has no figures and numbers here: "
+                f"{wrong.get(name) or 'it has not been executed in this run'}. "
+                f"The command `{command(number, how)}` makes them."
+            )
             warning = f"```{{warning}}\n{note}\n```"
             notebook.cells.insert(1, nbformat.v4.new_markdown_cell(warning, id="note"))
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = _without_missing(cell.source, name, shown)
         nbformat.write(notebook, book / f"{name}.ipynb")
     for page in book.glob("*.md"):
-        write_text(page, _without_missing(page.read_text(encoding="utf-8"), executed, page.stem))
-    write_results(book.parent / "results", [run.card for run in executed.values()])
-    built = _build(book, config, strict=len(executed) == len(CHAPTERS))
+        write_text(page, _without_missing(page.read_text(encoding="utf-8"), page.stem, shown))
+    write_results(book.parent / "results", [cards[name] for name in shown])
+    if (book / "_extra").is_dir():  # interactive pages, which are to show this run's networks
+        from synthseg import export
+
+        export.write_or_say(folders({name: runs[name] for name in shown}), book)
+    built = _build(book, config, strict=len(shown) == len(CHAPTERS))
     shutil.rmtree(base / "book", ignore_errors=True)
     built.rename(base / "book")
-    return base / "book" / "index.html", sorted(executed)
+    return base / "book" / "index.html", shown
 
 
-def _page(
-    chapter: int, page: Path, profile: str, executed: Mapping[int, Finished]
-) -> tuple[nbformat.NotebookNode, str]:
-    """Page of a chapter in the book of one's own run, and what is to be said on it."""
-    book, run, note = nbformat.read(page, as_version=4), executed.get(chapter), ""
-    command = f"`synthseg run {chapter} --profile {profile}`"
-    if run is None:
-        for cell in code_cells(book):
-            cell.outputs, cell.execution_count = [], None
-        note = (
-            "This chapter has not been executed in this run, so it has no figures and numbers. "
-            f"The command {command} makes them."
-        )
-    elif with_outputs(book, run.notebook) is None:
-        note = "This page is an earlier version of the chapter, which was changed after its run."
-        book = run.notebook
-        code = {cell.id for cell in code_cells(book)}
-        book.cells = [cell for cell in book.cells if cell.cell_type != "code" or cell.id in code]
-    elif _other_inputs(run.card, {CHAPTERS[n]: other.card for n, other in executed.items()}):
-        note = (
-            "A chapter that this one builds upon has been run anew since, so their numbers may not "
-            f"agree. The command {command} mends that."
-        )
-    return book, note
-
-
-def _without_missing(text: str, executed: Mapping[int, Finished], page: str) -> str:
-    """Replace the numbers that a page takes from chapters that have not been executed."""
-    missing = {name for number, name in CHAPTERS.items() if number not in executed}
+def _without_missing(text: str, page: str, shown: Iterable[str]) -> str:
+    """Replace the numbers that a page takes from chapters that are not shown."""
+    missing = {*CHAPTERS.values()} - {*shown}
 
     def replace(match: re.Match[str]) -> str:
         source = match[1].rpartition("::")[0]  # without one, the number is the page's own

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthseg import keys, machine
+from synthseg import keys
 from synthseg.parameters import Scalar, given_parameters
 from synthseg.project import CHAPTERS, RunError, read_json, show_path
 
@@ -31,8 +31,8 @@ class Card:
 def read_cards(path: Path) -> list[Card]:
     """Read a run card, after those of the earlier chapters' runs that it used.
 
-    `path` is ``card.json`` in a run's folder, or ``<chapter>.card.json`` in ``results/``; the cards
-    that it used are looked for in the same layout.
+    `path` is ``card.json`` in a run's folder, or ``<chapter>.card.json`` in ``results/``, with the
+    cards that it used beside it.
     """
     numbers = {name: number for number, name in CHAPTERS.items()}
     cards: dict[int, Card] = {}
@@ -49,30 +49,31 @@ def read_cards(path: Path) -> list[Card]:
             )
         content.setdefault("metrics", read_json(here.with_name("metrics.json")))
         moved.setdefault("folder", f"runs/rerun-{content['key'][:8]}")
+        chapter, given = numbers[content["chapter"]], content["parameters"]
+        inputs = {name: keys.input_folder(name, given) for name in keys.INPUTS if name in given}
+        for folder in inputs.values():
+            in_results = here.with_name(f"{folder.name}.card.json")
+            there = folder / "card.json" if here.name == "card.json" else in_results
+            wanted.append((there, content["inputs"][folder.name]))
         # The runs that are repeated beside it are its inputs.
-        beside = {name: "" for name in keys.INPUTS if name in content["parameters"]}
-        chapter = numbers[content["chapter"]]
-        values = given_parameters(chapter, {**content["parameters"], **moved, **beside})
+        values = given_parameters(chapter, {**given, **moved, **dict.fromkeys(inputs, "")})
         cards[chapter] = Card(chapter, content, values)
-        wanted += [(_beside(here, content, name), used) for name, used in content["inputs"].items()]
     return [cards[chapter] for chapter in sorted(cards)]
 
 
-def _beside(path: Path, content: dict[str, Any], other: str) -> Path:
-    """The card of an earlier chapter's run that a run used."""
-    if path.name != "card.json":
-        return path.with_name(f"{other}.card.json")
-    for name, number in keys.INPUTS.items():
-        if CHAPTERS[number] == other and content["parameters"].get(name):
-            return keys.input_folder(name, content["parameters"]) / "card.json"
-    return path.parent.parent / other / "card.json"
-
-
-def differences(card: Card, fingerprint: str) -> list[str]:
+def differences(card: dict[str, Any], again: dict[str, Any]) -> list[str]:
     """What is not as it was when a card was written, in words: the machine, versions and so on."""
-    code, data = keys.chapter_code(card.chapter), {"fingerprint": fingerprint}
-    then = _circumstances(card.content)
-    now = _circumstances({"code": code, "data": data, **machine.describe()})
+    then, now = (
+        {
+            "processor": one["device"],
+            "data": one["data"]["fingerprint"],
+            "code of the chapter": one["code"][:12],
+            "commit": one["commit"],
+            "method version": one["method_version"],
+            **one["versions"],
+        }
+        for one in (card, again)
+    )
     return [
         f"{name} was {then.get(name) or 'unknown'}, now {value or 'unknown'}"
         for name, value in now.items()
@@ -80,55 +81,25 @@ def differences(card: Card, fingerprint: str) -> list[str]:
     ]
 
 
-def _circumstances(card: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "commit": card["commit"],
-        "code of the chapter": card["code"][:12],
-        "data": card["data"]["fingerprint"],
-        "processor": card["device"],
-        "method version": card["method_version"],
-        **card["versions"],
-    }
-
-
-def same_machine(card: Card, again: dict[str, Any]) -> bool:
-    """Whether a card and that of its repetition are of the same processor and versions."""
-    names = ("device", "method_version", "versions")
-    return all(card.content[name] == again[name] for name in names)
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One number of a card, and what its repetition gave; None stands for undefined or absent.
-
-    `agrees` is whether they are equal up to the tolerance, or None if that is not judged.
-    """
-
-    name: str
-    published: Any
-    rerun: Any
-    agrees: bool | None
-
-
 def compare(
-    card: Card, again: dict[str, Any], *, same: bool, tolerance: float | None
-) -> list[Compared]:
-    """Compare the numbers of a card with those of its repetition.
+    before: dict[str, Any], after: dict[str, Any], *, same_machine: bool
+) -> dict[str, tuple[Any, Any, bool | None]]:
+    """Put recorded numbers and those of the repetition side by side, and say whether they agree.
 
-    On the `same` machine all numbers are judged, by their relative difference; on another only
-    scores are, by their absolute one. `tolerance` replaces what is usual there.
+    On the same machine all numbers are judged, by their relative difference; on another only
+    scores are, by their absolute one, and of others it is None whether they agree. A number that
+    is undefined or absent is None, too.
     """
-    compared, before = [], card.content["metrics"]
-    for name in dict.fromkeys([*before, *again]):
-        first, second = before.get(name), again.get(name)
-        agrees: bool | None = first == second and name in before and name in again
+    compared = {}
+    for name in dict.fromkeys([*before, *after]):
+        first, second = before.get(name), after.get(name)
+        agrees: bool | None = first == second and name in before and name in after
         if isinstance(first, (int, float)) and isinstance(second, (int, float)):
-            if same:
-                allowed = SAME_MACHINE if tolerance is None else tolerance
-                agrees = math.isclose(first, second, rel_tol=allowed)
+            if same_machine:
+                agrees = math.isclose(first, second, rel_tol=SAME_MACHINE)
             elif "dice" in name or "iou" in name:
-                agrees = abs(first - second) <= (OTHER_MACHINE if tolerance is None else tolerance)
+                agrees = abs(first - second) <= OTHER_MACHINE
             else:
                 agrees = None
-        compared.append(Compared(name, first, second, agrees))
+        compared[name] = first, second, agrees
     return compared

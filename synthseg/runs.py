@@ -1,17 +1,15 @@
 """Runs: what a chapter is given, and what it leaves.
 
 A run is one chapter with one set of parameters. :func:`start` checks them and gives a :class:`Run`,
-whose files go into ``<folder>/seed-<seed>/<chapter>/``: the executed notebook
-(``<chapter>.partial.ipynb`` until complete) and what libraries reported (``<chapter>.log``); every
-recorded number (``metrics.json``) and table (``<table>.csv``); a row an epoch of each training
-(``<fit>.history.csv``) beside its weights; the run card, which says what made these numbers
-(``card.json``), and the receipt of a finished run (``done-<12 of key>.json``).
+whose files go into ``<folder>/seed-<seed>/<chapter>/``: every recorded number (``metrics.json``)
+and table (``<table>.csv``), a row an epoch of each training (``<fit>.history.csv``) beside its
+weights, and the run card, which says what made these numbers (``card.json``). Where ``synthseg
+run`` executes a chapter, the notebook and a receipt (``done-<12 of key>.json``) join them.
 
 Two runs with the same key have the same results on one machine. Another key is another run: the
 earlier one is set aside, nothing is overwritten.
 """
 
-import html
 import math
 import os
 import re
@@ -19,13 +17,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import pandas as pd
+import tensorflow as tf
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from synthseg import keys, machine
+from synthseg import keys, machine, notebook, training
 from synthseg.parameters import Scalar, given_parameters, without_paths
 from synthseg.project import (
     ParameterError,
@@ -34,17 +34,11 @@ from synthseg.project import (
     read_json,
     sha256,
     show_duration,
+    show_path,
     write_json,
     write_text,
 )
-
-# TensorFlow takes seconds to import, so only the functions that need it do: the command line and
-# its error messages come at once.
-if TYPE_CHECKING:
-    import keras
-    import tensorflow as tf
-
-    from synthseg.volumes import Dataset
+from synthseg.volumes import Dataset
 
 __all__ = ["ParameterError", "Run", "RunError", "read_json", "start", "write_json"]
 
@@ -55,13 +49,8 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     Checks the parameters, loads the data, finds the runs that the chapter builds upon, sets the
     random seeds, and shows the parameters. Until this process ends, no other can start the run.
 
-    Parameters
-    ----------
-    chapter : int or str
-        Chapter number; or the name of a notebook in ``workflow/``.
-    namespace : dict
-        ``globals()`` of the notebook. Its plain values whose names don't begin with an underscore
-        are the parameters.
+    `chapter` is its number, or the name of a notebook in ``workflow/``; `namespace` is the
+    notebook's ``globals()``, whose plain values without a leading underscore are the parameters.
 
     Raises
     ------
@@ -71,12 +60,7 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     DataError
         If the data cannot be used.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    import tensorflow as tf
-
-    from synthseg.training import reproducible
-
     begun = time.monotonic()
     tf.get_logger().setLevel("ERROR")  # no warnings on pages, for instance of functions traced anew
     # In JupyterLab this cell may be executed again, after others have made values of their own.
@@ -87,8 +71,9 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
     inputs, used = keys.find_inputs(parameters, dataset.fingerprint, {})
     folder = keys.run_folder(chapter, parameters)
     key = keys.run_key(chapter, parameters, used, dataset.fingerprint)
-    keys.hold(folder)
-    keys.set_aside(folder, key)
+    lock = keys.hold(folder)
+    if kept := keys.set_aside(folder, key):
+        print(f"The earlier run in this folder is kept as {show_path(kept)}")
     earlier = read_json(folder / "card.json")
     card = {
         "chapter": chapter_name(chapter),
@@ -105,12 +90,14 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
         "memory_mib": None,
         "sessions": earlier.get("sessions", 0) + 1,
     }
-    reproducible(int(str(parameters["seed"])))
+    dataset = keys.cut(dataset, parameters)
     begun -= earlier.get("duration_s", 0.0)
-    run = Run(chapter, folder, key, parameters, keys.cut(dataset, parameters), inputs, card, begun)
+    run = Run(chapter, folder, key, parameters, dataset, inputs, lock, card, begun)
+    training.reproducible(run.seed)
     run.save_card()
-    shown = without_paths(parameters)
-    _show_table("Parameters", {name: repr(value) for name, value in shown.items()})
+    rows = [(name, repr(value)) for name, value in without_paths(parameters).items()]
+    shown = pd.DataFrame(rows, columns=["parameter", "value"])
+    display(notebook.table(shown, caption="Parameters"))
     return run
 
 
@@ -126,8 +113,9 @@ class Run:
     folder: Path
     key: str
     parameters: dict[str, Scalar]
-    dataset: "Dataset"
+    dataset: Dataset
     inputs: dict[str, Path]
+    _lock: Any  # held as long as the run is there
     _card: dict[str, Any]
     _begun: float  # as if the run had never been interrupted
     _metrics: dict[str, Any] = field(default_factory=dict)
@@ -148,15 +136,13 @@ class Run:
         write_json(self.folder / "card.json", self._card)
 
     def fit(
-        self, model: "keras.Model", make_dataset: Callable[[int], "tf.data.Dataset"], **options: Any
+        self, model: keras.Model, make_dataset: Callable[[int], tf.data.Dataset], **options: Any
     ) -> pd.DataFrame:
         """Train a model in this run by :func:`synthseg.training.fit`, which resumes exactly.
 
         `make_dataset` gives the batches from a step on. Options are a ``name`` that is unique in
         the chapter, ``steps``, ``epochs``, ``callbacks`` and what Keras' ``fit()`` takes.
         """
-        from synthseg import training
-
         run: dict[str, Any] = {"folder": self.folder, "key": self.key, "seed": self.seed}
         return training.fit(model, make_dataset, **run, after_epoch=self.save_card, **options)
 
@@ -186,8 +172,6 @@ class Run:
         The number in a row and a column is recorded as ``NAME_ROW_COLUMN``; ROW is the value in the
         first column, or the number of the row, from 1, where two rows have the same value.
         """
-        from synthseg import figures
-
         write_text(self.folder / f"{name}.csv", frame.to_csv(index=False))
         first = frame.iloc[:, 0]
         labels = first if first.is_unique else range(1, len(frame) + 1)
@@ -198,7 +182,7 @@ class Run:
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         }
         self.record(**numbers)
-        return figures.table(frame, names, digits)
+        return notebook.table(frame, names, digits)
 
     def say(self, text: str) -> None:
         """Show a text in Markdown."""
@@ -210,8 +194,6 @@ class Run:
         self._card["finished"] = keys.now()
         self.save_card()
         card, data = self._card, self._card["data"]
-        receipt = {"key": self.key, "finished": card["finished"]}
-        write_json(keys.receipt(self.folder, self.key), receipt)
         shown = {
             "data": f"{data['name']} ({data['fingerprint']})",
             "seed": str(self.seed),
@@ -221,22 +203,8 @@ class Run:
             "memory": f"{card['memory_mib']} MiB" if card["memory_mib"] else "unknown",
             "device": card["device"],
         }
-        _show_table("Run card", shown, row=True)
+        display(notebook.table(pd.DataFrame([shown]), caption="Run card"))
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
-def _show_table(title: str, values: Mapping[str, str], row: bool = False) -> None:
-    """Show names and values as a small table: a line each, or all in one row."""
-    text = f"{title}: " + ", ".join(f"{name} {value}" for name, value in values.items())
-    if get_ipython() is None:
-        print(text)
-        return
-    names = [f"<th>{html.escape(name)}</th>" for name in values]
-    cells = [f"<td>{html.escape(value)}</td>" for value in values.values()]
-    lines = [names, cells] if row else zip(names, cells, strict=True)
-    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
-    page = f"<table><caption>{html.escape(title)}</caption>{body}</table>"
-    display({"text/html": page, "text/plain": text}, raw=True)

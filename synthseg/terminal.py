@@ -1,20 +1,40 @@
 """What the command line shows: errors in one sentence, and a line for each job."""
 
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn
 from rich.progress import Progress as Bars
+from tabulate import tabulate
 
+from synthseg import jobs, keys
 from synthseg.jobs import Job, Progress
-from synthseg.project import ChapterError, RunError, show_duration
+from synthseg.parameters import Scalar
+from synthseg.project import (
+    ChapterError,
+    RunError,
+    plural,
+    read_json,
+    show_duration,
+    show_path,
+)
+
+SCORE, LEARNED = "test_classical_dice", "curves_classical_train"
+LEAST_LEARNED = 0.8
+"""Dice on training crops below which a training of chapter 3 is called too short.
+
+On the phantom a training of 300 steps passed it before step 100 and ended at 0.89; those published
+on EPFL ended at 0.86 (400 steps) to 0.91 (800).
+"""
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -51,23 +71,128 @@ class Lines:
     def __init__(self, planned: list[Job]) -> None:
         columns = "{task.description}", BarColumn(24), "{task.fields[note]}"
         self.bars = Bars(*columns, console=console, disable=not console.is_terminal)
-        self.folders = [job.folder for job in planned]
-        names = (folder.name for folder in self.folders)
-        self.tasks = [self.bars.add_task(name, total=1.0, note="") for name in names]
-        self.states: dict[Path, str] = dict.fromkeys(self.folders, "waits")
+        self.tasks = {
+            job.folder: self.bars.add_task(job.folder.name, total=1.0, note="") for job in planned
+        }
+        self.states: dict[Path, str] = {}
 
     def __call__(self, job: Job, progress: Progress) -> None:
         """Show where a job stands."""
         time = show_duration(progress.seconds)
         note = {
-            "waits": "",
             "runs": time if console.is_terminal else "…",
             "done": f"[green]done[/green] ({time})",
             "failed": f"[red]stopped[/red] ({time})",
             "unchanged": "[green]unchanged[/green], skipped",
         }[progress.state]
-        index = self.folders.index(job.folder)
-        self.bars.update(self.tasks[index], completed=progress.part, note=note)
-        if not console.is_terminal and self.states[job.folder] != progress.state:
-            console.print(f"{index + 1} of {len(self.folders)}  {job.folder.name}  {note}")
+        self.bars.update(self.tasks[job.folder], completed=progress.part, note=note)
+        if not console.is_terminal and self.states.get(job.folder) != progress.state:
+            number = list(self.tasks).index(job.folder) + 1
+            console.print(f"{number} of {len(self.tasks)}  {job.folder.name}  {note}")
         self.states[job.folder] = progress.state
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep off the terminal what TensorFlow writes while it is loaded, whatever its log level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, and give the function that moves it: of how many, so many are done."""
+    bars = Bars(console=console, transient=True, disable=not console.is_terminal)
+    task = bars.add_task(what, total=None)
+    with bars:
+        yield lambda done, count: bars.update(task, completed=done, total=count)
+
+
+def make_plan(chosen: dict[int, dict[str, Scalar]]) -> list[Job]:
+    """Settle the runs of chapters with their parameters, which takes a while."""
+    with console.status("Reading the data …"):
+        return jobs.make_plan(chosen.items())
+
+
+def show_plan(planned: list[Job], *, force: bool) -> None:
+    """Say which runs would be executed, and how long they took last."""
+    for job in planned:
+        last = f" (last time: {show_duration(job.last_time)})" if job.last_time else ""
+        skipped = job.finished and not force
+        console.print(f"{job.folder.name}  {'unchanged' if skipped else 'would run'}{last}")
+
+
+def execute(planned: list[Job], *, force: bool, **how: Any) -> None:
+    """Execute a plan of runs that lie in one folder, and show it."""
+    for job in planned:
+        if kept := keys.aside(job.folder, None if force else job.key):
+            console.print(f"An earlier run is kept as {escape(show_path(kept))}")
+    lines = Lines(planned)
+    with lines.bars:
+        jobs.execute(planned, planned[0].folder.parent, lines, force=force, **how)
+
+
+def show_scores(planned: list[Job]) -> None:
+    """Say what runs of chapter 3 came to, whether they were long enough, and what to do next."""
+    for job in planned:
+        numbers = read_json(job.folder / "metrics.json")
+        if SCORE not in numbers:
+            continue
+        console.print(
+            f"Test Dice {numbers[SCORE]:.3f} at {numbers['nm']:.4g} nm per pixel (segmenter "
+            "trained with augmentation, A1)."
+        )
+        if numbers[LEARNED] < LEAST_LEARNED:
+            longer = 4 * int(str(job.parameters["steps"]))
+            console.print(
+                f"[yellow]Its Dice on training images is only {numbers[LEARNED]:.3f}:[/yellow] "
+                f"train longer, for instance with --set steps={longer}; if that does not help, "
+                "look at masks and pixel size."
+            )
+        command = shlex.join(["synthseg", "predict", show_path(job.folder)])
+        console.print(escape(f"Masks for other images:  {command} IMAGES OUT"))
+
+
+def show_comparison(compared: dict[str, tuple[Any, Any, bool | None]]) -> bool:
+    """Show the numbers of a card beside those of its rerun; whether all that are judged agree."""
+    words = {True: "equal", False: "off", None: "not judged"}
+    rows = [(name, *values, words[agrees]) for name, (*values, agrees) in compared.items()]
+    heads = ["number", "on the card", "rerun", ""]
+    console.print(escape(tabulate(rows, heads, floatfmt=".10g", missingval="–")))
+    judged = [agrees for *_, agrees in compared.values() if agrees is not None]
+    if not all(judged) or not judged:
+        off = judged.count(False)
+        errors.print(f"{off} of {plural(len(judged), 'judged number')} differ.")
+        return False
+    console.print(f"All {plural(len(judged), 'judged number')} agree.")
+    return True
+
+
+def show_checked(checked: dict[str, tuple[dict[str, Any], list[str]]]) -> bool:
+    """Show what made each published chapter, and what is wrong; whether nothing is."""
+    for name, (card, problems) in checked.items():
+        console.print(f"{name}  {'[red]stale[/red]' if problems else '[green]good[/green]'}")
+        if card:
+            listed = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
+            text = (
+                f"  commit {card['commit'] or 'unknown'}, data {card['data']['name']} "
+                f"{card['data']['fingerprint']}, method version {card['method_version']}, "
+                f"finished {card['finished']}\n  {listed}"
+            )
+            console.print(escape(text))
+        for problem in problems:
+            console.print(f"  [red]{escape(problem)}[/red]")
+    stale = sum(bool(problems) for _, problems in checked.values())
+    if stale:
+        errors.print(
+            f"{stale} of {len(checked)} chapters are not as published: run them again "
+            "(synthseg run --profile cpu), then  synthseg publish"
+        )
+    return not stale

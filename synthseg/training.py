@@ -56,35 +56,29 @@ def fit(
 
     After each epoch all that training changes is stored: the weights, the states of the optimisers
     and those of the layers' random numbers. Started again, the same training run goes on after the
-    last finished epoch, and a complete one is loaded instead of repeated. At the end the random
-    seeds are set anew from `seed` and `name`, so that what follows does not depend on whether it
-    was interrupted. A stored epoch that cannot be read is renamed to ``*.damaged`` with a warning,
-    and the training run begins anew.
+    last finished epoch, and a complete one is loaded instead of repeated. A stored epoch that
+    cannot be read is renamed to ``*.damaged`` with a warning, and training begins anew.
 
     Parameters
     ----------
     model : keras.Model
         Built and compiled; one with optimisers of its own has built them.
     make_dataset : callable
-        Takes the number of steps already done, and returns the endless dataset of batches from
-        there on.
+        Takes the number of steps already done; returns the endless dataset of batches from there.
     folder : Path
         Gets ``<name>.npz`` and ``<name>.history.csv``, and meanwhile ``resume/``.
-    key : str
-        Only files with the same key, name, steps, epochs and shapes of weights are resumed.
+    key, name : str
+        Only files with the same key, name, steps, epochs and shapes of weights are resumed. The
+        name is unique in the folder.
     seed : int
-        Seed of what follows the training run.
-    name : str
-        Names the files; unique in the folder.
-    steps : int
-        Number of training steps; rounded down to equally long epochs.
-    epochs : int
-        Number of parts, each with one row of history; at most `steps`.
+        With the name, the seed of what follows, which does not depend on an interruption then.
+    steps, epochs : int
+        Training steps, rounded down to equally long epochs; each epoch is a row of the history.
     after_epoch : callable
         Called when an epoch has been stored.
     callbacks : iterable of keras.callbacks.Callback
-        A callback that is to be resumed too keeps its own files. What it adds to ``logs`` in
-        ``on_epoch_end`` appears in the history.
+        What they add to ``logs`` in ``on_epoch_end`` appears in the history. One that is to be
+        resumed, too, keeps its own files.
     **fit_kwargs
         Further arguments of ``fit()``.
 

@@ -25,25 +25,40 @@ MARGIN = 0.01  # Dice, below which a difference does not matter
 
 
 class Tables(NamedTuple):
-    """The study's tables: counts of the arms, and what was measured of the generators.
+    """The study's tables: counts of the arms, what was measured of the generators, and the runs.
 
     `seeds` and `random_gans` are their numbers in the plan, whether or not all have been computed.
     """
 
     arms: pd.DataFrame
     generators: pd.DataFrame
+    runs: pd.DataFrame
     seeds: int
     random_gans: int
 
 
+_LABEL = ["key", "amount", "name", "seed"]
+_COLUMNS = {
+    "arms": [*_LABEL, "scored", "unit", *COUNTS],
+    "generators": [*_LABEL, "images", "frechet", "stripes_2", "stripes_4"],
+    "runs": [*_LABEL, "notebook", "device", "duration_s"],
+}
+
+
 def read_tables(results: Path, plan: Mapping[str, Any]) -> Tables:
-    """Read the study's tables from a folder; ValueError if they hold a run twice."""
-    arms, generators = (pd.read_csv(results / f"study_{n}.csv") for n in ("arms", "generators"))
-    for table in (arms, generators):
-        keys = table.groupby(["amount", "name", "seed"])["key"].nunique()
+    """Read the study's tables from a folder; ValueError if they hold a run twice.
+
+    A table that does not exist, before the first run of a kind, has no rows.
+    """
+    tables = {}
+    for name, columns in _COLUMNS.items():
+        path = results / f"study_{name}.csv"
+        table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
+        keys = table.groupby(["amount", "name", "seed", *columns[4:5]])["key"].nunique()
         if (keys > 1).any():
-            raise ValueError(f"{results} holds two runs of {keys.idxmax()}: counts would add up.")
-    return Tables(arms, generators, plan["seeds"], plan["random_gans"])
+            raise ValueError(f"{path} holds two runs of {keys.idxmax()}: counts would add up.")
+        tables[name] = table.astype({"seed": int, **({"unit": str} if name == "arms" else {})})
+    return Tables(**tables, seeds=plan["seeds"], random_gans=plan["random_gans"])
 
 
 def scores(arms: pd.DataFrame, scored: str = "test") -> pd.Series:
@@ -271,7 +286,7 @@ def _row(part: Compared) -> dict[str, float | str | bool]:
         "difference": part.interval.estimate,
         "low": part.interval.low,
         "high": part.interval.high,
-        "p": part.p,
+        "p": part.p if part.seeds > 1 else float("nan"),
         "equivalent": part.equivalent,
         "tissue low": tissue.low,
         "tissue high": tissue.high,

@@ -1,4 +1,4 @@
-"""Volumes: electron microscopy stacks with mitochondria masks, loaded, checked and split.
+"""Volumes: electron microscopy stacks with masks of a structure, loaded, checked and split.
 
 A volume is an image and its mask on the same (z, y, x) grid. `load` turns what a person names
 (``phantom``, ``epfl``, a folder, a pair of files) into three of them: train, validation, test.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from synthseg.stacks import SOURCES, DataError, Finding, Source, check_source, open_source
+from synthseg.stacks import SOURCES, DataError, Finding, Source, check_source, gather, open_source
 
 __all__ = ["SOURCES", "DataError", "Dataset", "Finding", "Volume", "check", "load", "split_by_z"]
 
@@ -22,7 +22,7 @@ class Volume:
     """An image stack with its mask. Build it with `Volume.create`, which checks it."""
 
     image: NDArray[np.uint8]  # (z, y, x), read-only
-    mask: NDArray[np.uint8]  # (z, y, x), read-only: 1 inside mitochondria, 0 elsewhere
+    mask: NDArray[np.uint8]  # (z, y, x), read-only: 1 inside the structure, 0 elsewhere
     nm_per_pixel: float  # width of a pixel within a slice, in nanometres
     name: str
     fingerprint: str  # first 16 digits of a sha256 over shape, pixel size, image and mask
@@ -122,7 +122,7 @@ class Volume:
 class Dataset:
     """The three volumes of a study. `test` is looked at only for final numbers.
 
-    A part without mitochondria is refused: its score would not exist.
+    A part without objects is refused: its score would not exist.
     """
 
     train: Volume
@@ -136,8 +136,8 @@ class Dataset:
             part: Volume = getattr(self, role)
             if not part.mask.any():
                 raise DataError(
-                    f"The {role} part, {part.name}, holds no mitochondria, so no score can be "
-                    "taken; give more slices, or separate train/ and test/ folders."
+                    f"The {role} part, {part.name}, holds no object, so it gives no score: give "
+                    "more slices, or separate train/ and test/ folders."
                 )
 
     @property
@@ -189,8 +189,8 @@ def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
     data : str
         ``phantom``, ``epfl``, a folder, or ``IMAGE,MASK``; `SOURCES` explains each. Images may be
         of 8 bit (used as they are), 16 bit or float (scaled to 8 bit between the percentiles 0.1
-        and 99.9 of the volume), grey or RGB that is grey. Masks: 0 is background, all else
-        mitochondrion.
+        and 99.9 of the volume, padding apart), grey or RGB that is grey. Masks: 0 is background,
+        all else the structure; or what the end of the name says, such as ``:mask=1,3-5``.
     nm_per_pixel : float, optional
         Width of a pixel in nanometres. Needed for one's own data only.
     """
@@ -215,12 +215,13 @@ def check(
     >>> print(findings[0].severity, findings[0].file, findings[0].what)
     error no_such_folder does not exist
     """
+    found: list[Finding] = []
     try:
         source = open_source(data, nm_per_pixel)
-        found = [*source.findings, *check_source(source)]
+        found = gather([*source.findings, *check_source(source)])
         dataset = _split(source)
     except DataError as error:
-        return [replace(it, file=it.file or data) for it in error.findings], None
+        return [*found, *(replace(it, file=it.file or data) for it in error.findings)], None
     for part in {part.stack: part for part in (dataset.train, dataset.test)}.values():
         height, width = part.shape[1:]
         if crop is not None and crop > min(height, width):
@@ -232,9 +233,13 @@ def check(
 
 def _split(source: Source) -> Dataset:
     """Make volumes of arrays; of one block alone, the test part is split off first."""
-    development, *others = (
+    parts = [
         Volume.create(pair.image, pair.mask, source.nm_per_pixel, pair.name)
         for pair in source.pairs
-    )
-    development, test = (development, others[0]) if others else split_by_z(development)
-    return Dataset(*split_by_z(development), test, source.name, source.provenance)
+    ]
+    if len(parts) == 1:
+        parts = [*split_by_z(parts[0])]
+    if len(parts) == 2:
+        parts = [*split_by_z(parts[0]), parts[1]]
+    train, validation, test = parts
+    return Dataset(train, validation, test, source.name, source.provenance)

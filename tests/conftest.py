@@ -128,7 +128,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "book" / "intro.md").write_text("# Intro\n\nA {glue:text}`01_data.ipynb::rate:.2f`.\n")
     table = "```{{csv-table}} T\n:file: ../results/{}.csv\n:header-rows: 1\n```\n\n"
     tables = table.format("metrics") + table.format("cards")
-    (root / "book" / "results.md").write_text(f"# Results\n\n{tables}")
+    part = '```{{include}} ../results/times.md\n:start-after: "<!-- {} -->"\n'
+    part += ':end-before: "<!-- end -->"\n```\n\n'
+    times = part.format("01_data") + part.format("02_gan")
+    (root / "book" / "results.md").write_text(f"# Results\n\n{tables}{times}")
     (root / "_config.yml").write_text(
         'title: T\nauthor: A\nlogo: ""\nexecute:\n  execute_notebooks: "off"\n'
         "only_build_toc_files: true\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+import tifffile
 
 from synthseg import jobs, keys, parameters
 from synthseg import project as files
@@ -65,6 +66,23 @@ def test_chapter_runs_and_leaves_what_it_promises(executed: dict, chapter: int) 
     code = keys.code_cells(read(executed[chapter]))
     assert code[-1].source.strip() == "run.finish()"
     assert not [cell.id for cell in code if any(o.output_type == "error" for o in cell.outputs)]
+
+
+def test_chapter_3_leaves_what_predict_and_the_terminal_need(
+    executed: dict, tmp_path: Path
+) -> None:
+    from synthseg import predict, stacks, terminal
+
+    folder = executed[3].parent
+    numbers = files.read_json(folder / "metrics.json")
+    assert terminal.LEARNED in numbers
+    assert terminal.SCORE in numbers
+    image = stacks.open_source("phantom").pairs[0].image[0, :90, :70]
+    tifffile.imwrite(tmp_path / "new.tif", image, photometric="minisblack")
+    trained = predict.open_run(folder)
+    assert trained.nm_per_pixel == 5.0
+    done = predict.predict(trained, tmp_path / "new.tif", tmp_path / "masks")
+    assert tifffile.imread(done.files[0]).shape == image.shape
 
 
 @pytest.mark.parametrize("chapter", files.CHAPTERS)
@@ -144,7 +162,7 @@ def test_chapter_names_the_command_that_makes_what_it_needs(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "original"])
 def test_profiles_name_existing_parameters_and_state_their_cost(profile: str) -> None:
-    assert set(parameters.read_profile(profile)) == set(files.CHAPTERS)
+    assert set(parameters.plan(files.CHAPTERS, profile)) == set(files.CHAPTERS)
     head = (files.project_root() / "params" / f"{profile}.yaml").read_text(encoding="utf-8")
     for word in ("Command:", "Hardware:", "Duration:", "Scores:"):
         assert f"# {word}" in head

@@ -1,5 +1,6 @@
 """One's own data: what is accepted and how it is understood, and everything that is refused."""
 
+import string
 import struct
 import zlib
 from pathlib import Path
@@ -14,9 +15,10 @@ from test_volumes import SHAPE, example, write_pair, write_slices, write_tiff
 from typer.testing import CliRunner
 
 from synthseg import cli
-from synthseg.stacks import phantom, read
-from synthseg.stacks.check import check_image, check_mask, check_pair
-from synthseg.stacks.findings import Stack
+from synthseg.stacks import decode, phantom
+from synthseg.stacks.check import check_image, check_mask, read_mask
+from synthseg.stacks.compare import check_pair
+from synthseg.stacks.findings import Stack, gather
 from synthseg.volumes import DataError, Dataset, Finding, check, load
 
 
@@ -135,8 +137,8 @@ def test_how_files_were_understood_is_in_the_provenance(tmp_path):
     assert {finding.severity for finding in found} == {"note"}
     for fact in (
         "image.tif is uint16 from 100 to 25400 and was scaled to 8 bit, with 100 and below as 0",
-        "mask.tif holds 19 values above 0 (1, 2, …, 20), taken as numbers of single objects",
-        "mask.tif marks nothing in 1 of 20 slices (slice 3)",
+        "mask.tif holds 19 values above 0 (1, 2, 3, 5, …), taken as numbers of single objects",
+        "mask.tif: slice 3 marks nothing; check that these slices hold no objects",
     ):
         assert fact in dataset.provenance
     assert load(str(tmp_path), 5).provenance == dataset.provenance
@@ -166,6 +168,12 @@ def test_names_with_spaces_and_letters_of_any_alphabet(tmp_path):
     assert "Mäuse [3] ミトコンドリア" in call(folder).output
 
 
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    """Where pictures go."""
+    monkeypatch.setenv("SYNTHSEG_ROOT", str(tmp_path))
+
+
 def call(folder, *more):
     command = ["data", "check", str(folder), "--nm-per-pixel", "5", *more]
     result = CliRunner().invoke(cli.app, command, env={"COLUMNS": "400", "NO_COLOR": "1"})
@@ -185,7 +193,7 @@ def png_that_claims(side):
 
     head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     parts = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
-    return read.PNG_HEAD + b"".join(chunk(*part) for part in parts)
+    return decode.PNG_HEAD + b"".join(chunk(*part) for part in parts)
 
 
 def replace(name, content):
@@ -206,8 +214,10 @@ def cut_short(folder):
 
 
 def rename_all_masks(folder):
-    for file in sorted((folder / "masks").iterdir()):
-        file.rename(file.with_name(f"label_{file.name}"))
+    for letter, file in zip(
+        string.ascii_letters, sorted((folder / "masks").iterdir()), strict=False
+    ):
+        file.rename(file.with_name(f"{letter}.png"))
 
 
 def shrink_all_masks(folder):
@@ -235,52 +245,45 @@ SMALL = replace("masks/slice2.png", np.ones((5, 5), np.uint8))
 COLOURED = replace("images/slice4.png", COLOUR)
 TEXT = replace("images/slice6.png", b"no picture")
 NOTES = replace("images/notes.txt", b"slice 7 is torn")
-COPIED = replace("images/slice9.png", example()[0][3])
 
 SPOILED = [
-    (SMALL, r"masks/slice2.png is uint8 of 5 x 5 px, but 19 of 20 .* export all slices alike"),
+    (SMALL, r"masks: slice2.png is mask of 5 x 5 px, but 19 of 20 slices .* export all slices"),
     (shrink_all_masks, r"images holds 20 slices of 12 x 16 px, but .*masks holds 20 .* 12 x 15"),
     (
         replace("images/slice0.png", np.full(SHAPE[1:], 9, np.uint16)),
-        r"images/slice0.png is uint16 .* 19 of 20 .*uint8 .* export all slices alike",
+        r"images: slice0.png is uint16 .* 19 of 20 .*uint8 .* export all slices alike",
     ),
-    (COLOURED, r"images/slice4.png is in colour; convert it to grey"),
+    (COLOURED, r"images: slice4.png is in colour; convert it to grey"),
     (
         lambda folder: (folder / "masks" / "slice19.png").unlink(),
-        r"images/slice19.png has no mask of the same name; each image needs a mask file",
+        r"images: slice19.png has no mask of its own; add the mask, or move this elsewhere",
     ),
-    (rename_all_masks, r"masks/label_slice0.png and the other masks have no name in common"),
-    (add_a_second_file_of_a_name, r"images/slice1.png is one of 2 files of the name slice1; keep"),
-    (TEXT, r"images/slice6.png cannot be read as PNG: it is a text file; export it again"),
-    (replace("masks/slice6.png", b""), r"masks/slice6.png cannot be read as PNG: it is empty;"),
+    (rename_all_masks, r"masks holds no file whose name or number is that of an image"),
+    (add_a_second_file_of_a_name, r"images: slice1.(png|tif) has no mask of its own"),
+    (TEXT, r"images: slice6.png cannot be read as a picture: it is a text file; export it again"),
+    (replace("masks/slice6.png", b""), r"masks: slice6.png cannot be read as a picture: it is emp"),
     (
         replace("images/slice6.png", b"\xff\xd8\xff\xe0" + bytes(100)),
-        r"images/slice6.png cannot be read as PNG: it is a JPEG picture; export it again",
+        r"images: slice6.png cannot be read .*damaged; export it again",
     ),
-    (cut_short, r"images/slice8.png cannot be read .*cut short or damaged.*; export it again"),
-    (put_pages_in_one_file, r"images/slice7.tif holds 20 pages.* give the multi-page file itself"),
-    (NOTES, r"images/notes.txt is not a PNG or TIFF file, .* slices; move it elsewhere"),
-    (remove_all_images, r"images holds no PNG or TIFF files; export the slices as"),
-    (
-        lambda folder: (folder / "masks").rename(folder / "labels"),
-        r"holds no masks; it must hold exactly one of masks/ .* and mask.tif",
-    ),
+    (cut_short, r"images: slice8.png cannot be read .*cut short or damaged.*; export it again"),
+    (put_pages_in_one_file, r"images: slice7.tif holds 20 pages.* give the multi-page file alone"),
+    (remove_all_images, r"images holds no PNG, JPEG or TIFF files; export the slices as"),
     (
         lambda folder: write_tiff(folder / "image.tif", example()[0]),
-        r"holds images and image.tif; it must hold exactly one of",
+        r"holds image.tif, images/, masks/: which are image and mask is not plain; name the two",
     ),
-    (COPIED, r"images/slice9.png is the same picture as slice3.png; remove one of the two"),
     (
         replace("masks/slice9.png", 1 - example()[1][9]),
-        r"masks/slice9.png is inverted compared with its neighbours; exchange",
+        r"masks: slice9.png is inverted compared with its neighbours; exchange",
     ),
     (
         replace("images/slice3.png", png_that_claims(100_000)),
-        r"images/slice3.png claims 9.3 GiB of pixels, more than the 4 GiB .*; cut",
+        r"images: slice3.png claims 9.3 GiB of pixels, more than the 4 GiB .*; cut",
     ),
     (
         replace("images/slice3.png", png_that_claims(20_000)),
-        r"images/slice3.png claims 400,000,000 bytes .*damaged; export it",
+        r"images: slice3.png claims 400,000,000 bytes .*damaged; export it",
     ),
 ]
 
@@ -302,17 +305,23 @@ def test_spoiled_folders_are_named(folder, spoil, message):
 
 
 def test_all_problems_are_listed_at_once(folder):
-    for spoil in (SMALL, COLOURED, TEXT, NOTES, COPIED, cut_short):
+    for spoil in (SMALL, COLOURED, TEXT, NOTES, cut_short):
         spoil(folder)
-    named = {Path(finding.file).name for finding in errors(folder)}
-    slices = {f"slice{number}.png" for number in (2, 4, 6, 8, 9)}
-    assert named == {*slices, "notes.txt"}
-    with pytest.raises(DataError, match=r"And 5 more: `synthseg data check` lists all"):
+    named = {name for finding in errors(folder) for name in finding.slices}
+    assert named == {f"slice{number}.png" for number in (2, 4, 6, 8)}
+    with pytest.raises(DataError, match=r"And 3 more: `synthseg data check` lists all"):
         load(str(folder), nm_per_pixel=5)
     result = call(folder)
     assert result.exit_code == 2
     assert "cannot be used" in result.output
-    assert all(name in result.output for name in named)
+    assert all(name in result.output for name in (*named, "notes.txt"))
+
+
+def test_other_files_are_a_warning(folder):
+    NOTES(folder)
+    (folder / "images" / "again").mkdir()
+    with pytest.warns(UserWarning, match=r"2 files \(again, notes.txt\) are not used"):
+        load(str(folder), 5)
 
 
 NOT_FINITE = np.ones(SHAPE, np.float32)
@@ -323,8 +332,6 @@ HARDLY_ANY[0, 0, :2] = 0, 2
 SOFT = np.stack(
     [ndimage.gaussian_filter(255.0 * page, 1).astype(np.uint8) for page in example()[1]]
 )
-REPEATED = example()[0]
-REPEATED[[6, 7]] = REPEATED[2]
 
 
 @pytest.mark.parametrize(
@@ -332,22 +339,19 @@ REPEATED[[6, 7]] = REPEATED[2]
     [
         (example()[1], None, r"image.tif holds no more than two grey values .* mask second"),
         (example()[1] > 0, None, r"image.tif holds no more than two grey values"),
-        (NOT_FINITE, None, r"image.tif, slice 11, holds NaN or infinite values; replace them"),
+        (NOT_FINITE, None, r"image.tif holds NaN or infinite values; replace them"),
         (HARDLY_ANY, None, r"image.tif is 1 almost everywhere; check"),
-        (REPEATED, None, r"image.tif, slice 6, is the same picture as slice 2; remove one"),
         (example((20, 12, 15))[0], None, r"image.tif holds 20 .* 12 x 15 .*mask.tif .* 12 x 16"),
         (example((19, 12, 16))[0], None, r"image.tif holds 19 slices .*mask.tif holds 20 slices"),
-        (example()[0][:1], example()[1][:1], r"image.tif holds a single slice; give a stack"),
         (None, np.zeros(SHAPE, np.uint8), r"mask.tif marks no pixel .* masks are 0 for background"),
         (None, np.ones(SHAPE, np.uint8), r"mask.tif marks every pixel .* masks are 0 for backgro"),
-        (None, np.full(SHAPE, 0.3), r"mask.tif holds fractions; turn probabilities into 0 and 1"),
+        (None, np.full(SHAPE, 0.3), r"mask.tif holds fractions; .* probabilities, say which count"),
         (
             None,
             SOFT,
-            r"mask.tif has soft edges: \d+ values up to \d+, .* at a threshold you choose",
+            r"mask.tif has soft edges: \d+ values up to \d+, .* say which values count",
         ),
-        (None, 1 - example()[1], r"mask.tif marks 89.6% of all pixels .* looks inverted; exchange"),
-        (example()[0][:4], example()[1][:4], r"has 2 slices, too few .* give more slices"),
+        (example()[0][:5], example()[1][:5], r"holds 5 slices, but at least 6 are needed"),
     ],
 )
 def test_unusable_stacks_are_named(tmp_path, image, mask, message):
@@ -367,7 +371,7 @@ def test_a_truncated_tiff_is_named(tmp_path, options):
     whole = (tmp_path / "mask.tif").read_bytes()
     for length in (0, 3, 8, 100, len(whole) // 2, len(whole) - 100):
         (tmp_path / "mask.tif").write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"mask.tif (cannot be read|is damaged|holds no pict)"):
+        with pytest.raises(DataError, match=r"mask.tif (cannot be|is damaged|holds no pict|lacks)"):
             load(folder, nm_per_pixel=5)
 
 
@@ -405,7 +409,7 @@ def test_coloured_and_inverted_tiff_palettes(tmp_path):
     assert "image.tif has a table of colours; convert" in str(errors(tmp_path)[0])
     tifffile.imwrite(tmp_path / "image.tif", image, photometric="miniswhite")
     found, dataset = check(str(tmp_path), 5)
-    assert [finding.severity for finding in found] == ["warning"]
+    assert [finding.severity for finding in found] == ["warning", "note"]
     assert "says that 0 is white" in dataset.provenance
 
 
@@ -416,15 +420,15 @@ def test_missing_numbers_are_a_warning(tmp_path):
         (tmp_path / kind / "slice7.png").unlink()
     found, dataset = check(str(tmp_path), 5)
     assert [str(finding) for finding in found if finding.severity == "warning"] == [
-        f"{tmp_path}/images/slice8.png follows slice6.png: slices seem to be missing between them; "
-        "add the missing slices, image and mask, or use the longest part without a gap."
+        f"{tmp_path}/images: slice8.png follows a gap in the numbers; add what is missing, image "
+        "and mask, or use a part without a gap."
     ]
     assert dataset
 
 
 def test_the_pixel_size_of_own_data_must_be_given(tmp_path):
     folder = write_pair(tmp_path, *example())
-    with pytest.raises(DataError, match=r"does not tell the size .*--set nm_per_pixel=5"):
+    with pytest.raises(DataError, match=r"without the size of its pixels; .*--nm-per-pixel 5"):
         load(folder)
     with pytest.raises(DataError, match="nm_per_pixel=-1"):
         load(folder, nm_per_pixel=-1)
@@ -436,23 +440,21 @@ def test_training_slices_among_the_test_slices(tmp_path):
     image, mask = example()
     write_pair(tmp_path / "train", image, mask)
     write_pair(tmp_path / "test", image, mask)
-    with pytest.raises(
-        DataError, match=r"test/image.tif, slice 0, is a training image, too \(.*train"
-    ):
+    with pytest.raises(DataError, match=r"test/image.tif: 20 slices .* are a training image, too"):
         load(str(tmp_path), nm_per_pixel=5)
     other = example(seed=1)[0]
     other[4] = image[2]
     write_pair(tmp_path / "test", other, mask)
     (only,) = errors(tmp_path)
-    assert only.place == "slice 4"
-    assert only.what == f"is a training image, too ({tmp_path}/train/image.tif, slice 2)"
+    assert only.slices == (4,)
+    assert only.what == f"is a training image, too ({tmp_path}/train/image.tif)"
 
 
 def test_images_beside_train_and_test_are_not_used_silently(tmp_path):
     write_pair(tmp_path / "train", *example())
     write_pair(tmp_path / "test", *example(seed=1))
     write_pair(tmp_path, *example(seed=2))
-    with pytest.warns(UserWarning, match=r"(image|mask).tif is not used: train/ and test/ beside"):
+    with pytest.warns(UserWarning, match=r"2 files \(image.tif, mask.tif\) are not used"):
         load(str(tmp_path), nm_per_pixel=5)
 
 
@@ -499,11 +501,11 @@ def test_nothing_is_found_in_a_good_stack(block):
     ],
     ids=["two exchanged", "one moved", "in order of letters"],
 )
-def test_slices_out_of_order_are_an_error(block, order, named):
+def test_slices_out_of_order_are_a_warning(block, order, named):
     (finding,) = check_image(Stack.of(block.image[order], "em"))
-    assert finding.severity == "error"
-    assert "is not in the order of z" in finding.what
-    assert any(f"slice {index}" in finding.what for index in named)
+    assert finding.severity == "warning"
+    assert "looks more like slices elsewhere" in finding.what
+    assert set(finding.slices) & set(named)
     assert not list(check_image(Stack.of(block.image[::-1], "em"))), "upside down is in order, too"
 
 
@@ -528,11 +530,13 @@ def test_a_shifted_mask_is_a_warning_that_says_how_far(block, shift):
 def test_labels_that_touch_are_labels_and_thin_borders_are_soft_edges():
     labels = np.zeros((3, 40, 40), np.uint8)
     labels[:, 5:20, 5:20], labels[:, 20:30, 5:20], labels[:, 8:12, 30:33] = 1, 2, 7
-    (note,) = check_mask(Stack.of(labels, "em"))
+    marked, (note,) = read_mask(Stack.of(labels, "em"))
     assert note.severity == "note"
     assert "3 values above 0 (1, 2, 7)" in note.what
+    np.testing.assert_array_equal(marked, labels > 0)
     ring = ndimage.binary_dilation(labels == 1) & (labels == 0)
-    (error,) = check_mask(Stack.of(np.where(ring, 128, 255 * (labels == 1)).astype(np.uint8), "em"))
+    soft = np.where(ring, 128, 255 * (labels == 1)).astype(np.uint8)
+    _, (error,) = read_mask(Stack.of(soft, "em"))
     assert "soft edges: 3 values up to 255" in error.what
 
 
@@ -561,7 +565,15 @@ def test_the_page_shows_what_is_printed(tmp_path, monkeypatch):
                 assert f"{line.rstrip()}\n" in page
 
 
-def test_places_in_words():
-    finding = Finding("error", "a.tif", "is bad", "mend it", (1, 2, 3, 7, 9, 10))
-    assert str(finding) == "a.tif, slices 1-3, 7, 9-10, is bad; mend it."
+def test_one_finding_for_several_slices():
+    pages = Finding("error", "a.tif", "is bad", "mend it", (1, 2, 3, 7))
+    assert str(pages) == "a.tif: 4 slices (1, 2, 3, …) are bad; mend it."
+    files = Finding("error", "em", "holds NaN", "mend it", ("1.png", "2.png"))
+    assert str(files) == "em: 2 files (1.png, 2.png) hold NaN; mend it."
+    assert str(Finding("error", "a.tif", "is bad", "mend it", (3,))) == (
+        "a.tif: slice 3 is bad; mend it."
+    )
     assert str(Finding("error", "a.tif", "is bad", "mend it")) == "a.tif is bad; mend it."
+    one = Finding("error", "em", "holds NaN", "mend it", ("1.png",))
+    other = Finding("error", "em", "holds NaN", "mend it", ("2.png",))
+    assert gather([one, other]) == [files]

@@ -30,7 +30,7 @@ def tables(scores, generators=(), seeds=SEEDS):
     ]
     columns = ["name", "seed", "images", "frechet", "stripes_2", "stripes_4"]
     drawn = pd.DataFrame(list(generators), columns=columns)
-    return verdicts.Tables(pd.DataFrame(arms), drawn, seeds, random_gans=24)
+    return verdicts.Tables(pd.DataFrame(arms), drawn, pd.DataFrame(), seeds, random_gans=24)
 
 
 def test_dice_pools_the_counts_of_slices_and_leaves_out_blocks():
@@ -50,7 +50,8 @@ def test_the_gap_is_of_the_same_tissue_and_waits_for_both_networks():
         for row in rows("window", "A0", seed, values[seed], scored)
     ]
     made += list(rows("window", "A0", 1, 0.5))
-    whole = verdicts.Tables(pd.DataFrame(made), pd.DataFrame(), 3, 0)
+    none = pd.DataFrame()
+    whole = verdicts.Tables(pd.DataFrame(made), none, none, 3, 0)
     expected = [0.9 - 0.4, 0.8 - 0.6, 0.7 - 0.5]
     np.testing.assert_allclose(verdicts.gaps(whole, "window", "A0"), expected)
     partly = whole._replace(seeds=4)  # the partner of seed 2 is seed 4, which is missing
@@ -105,9 +106,16 @@ def test_seeds_needed_agree_with_the_plan():
 def test_a_run_that_stands_twice_in_a_table_is_refused(tmp_path):
     frame = pd.DataFrame([{"key": key, **row} for key in "ab" for row in rows("all", "A1", 1, 0.5)])
     frame.to_csv(tmp_path / "study_arms.csv", index=False)
-    frame.head(1).to_csv(tmp_path / "study_generators.csv", index=False)
     with pytest.raises(ValueError, match=r"two runs of .*A1"):
         verdicts.read_tables(tmp_path, {"seeds": 1, "random_gans": 0})
+
+
+def test_before_the_first_run_there_is_no_verdict(tmp_path):
+    parts, claims = verdicts.answer(
+        verdicts.read_tables(tmp_path, {"seeds": SEEDS, "random_gans": 24})
+    )
+    assert set(claims["verdict"]) == {"not yet computed"}
+    assert (parts["seeds"] == 0).all()
 
 
 def test_the_whole_answer():

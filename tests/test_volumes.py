@@ -146,11 +146,11 @@ def test_create_refuses(changed, message):
         Volume.create(**arguments)
 
 
-def test_a_part_without_mitochondria_is_refused():
+def test_a_part_without_objects_is_refused():
     image, mask = example()
     full = Volume.create(image, mask, 5, "em")
     empty = Volume.create(image, 0 * mask, 5, "blank")
-    with pytest.raises(DataError, match="The validation part, blank, holds no mitochondria"):
+    with pytest.raises(DataError, match="The validation part, blank, holds no object"):
         Dataset(full, empty, full, "em", "")
     assert Dataset(full, full, full, "a", "").fingerprint == (
         Dataset(full, full, full, "b", "").fingerprint

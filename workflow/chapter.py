@@ -18,7 +18,6 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
-from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 
 from synthseg import keys
@@ -33,37 +32,24 @@ from synthseg.project import (
 )
 
 
-def logging_to(log: Path) -> type[AsyncKernelManager]:
-    """A kernel manager whose kernels write libraries' messages to a file."""
-
-    class LoggingKernelManager(AsyncKernelManager):
-        async def start_kernel(self, **options: Any) -> None:
-            with log.open("wb") as messages:
-                await super().start_kernel(**options, stderr=messages)
-
-    return LoggingKernelManager
-
-
 def execute(folder: Path, job: dict[str, Any], report: Any) -> None:
     """Execute the chapter of a job in the folder of its run."""
     name = folder.name
-    keys.hold(folder)  # whoever is at work on this run must be done
-    keys.set_aside(folder, job["key"])
-    keys.release(folder)  # for the kernel
+    with keys.hold(folder):  # whoever is at work on this run must be done; then it is the kernel's
+        keys.set_aside(folder, job["key"])
     folder.mkdir(parents=True, exist_ok=True)
-    path, partial = chapter_path(job["chapter"]), folder / f"{name}.partial.ipynb"
+    path, executed = chapter_path(job["chapter"]), folder / f"{name}.ipynb"
     cells = len(nbformat.read(path, as_version=4).cells) + 1  # with the injected parameters
     try:
         papermill.execute_notebook(
             str(path),
-            str(partial),
+            str(executed),
             parameters=job["parameters"],
             kernel_name="python3",
             language="python",
             cwd=str(project_root()),
             progress_bar=False,
-            kernel_manager_class=logging_to(folder / f"{name}.log"),
-            on_cell_start=lambda cell, cell_index: report(part=cell_index / cells),
+            on_cell_start=lambda cell, cell_index: report("runs", cell_index / cells),
         )
     except papermill.PapermillExecutionError as error:
         first = error.source.partition("\n")[0]
@@ -71,19 +57,19 @@ def execute(folder: Path, job: dict[str, Any], report: Any) -> None:
         kind = "" if error.ename in OURS else f"{error.ename}: "
         raise ChapterError(
             f"{name} stopped in cell [{error.exec_count}] ({first}): {kind}{reason}; "
-            f"the notebook up to there is {show_path(partial)}."
+            f"the notebook up to there is {show_path(executed)}."
         ) from error
     except DeadKernelError as error:
         raise ChapterError(
             f"{name} stopped because its kernel died, mostly for lack of memory; the same command "
             "goes on after the last finished epoch."
         ) from error
-    if not keys.receipt(folder, job["key"]).is_file():
+    card = read_json(folder / "card.json")
+    if card.get("key") != job["key"] or not card["finished"]:
         raise ChapterError(
-            f"{name} ended without a receipt of this run: its last code cell must be "
-            "run.finish(), and neither its data nor its inputs may change meanwhile."
+            f"{name} ended without finishing this run: its last code cell must be run.finish(), "
+            "and neither its data nor its inputs may change meanwhile."
         )
-    partial.replace(folder / f"{name}.ipynb")
 
 
 OURS = {"DataError", "Diverged", "MissingRun", "ParameterError", "RunError"}
@@ -115,16 +101,16 @@ def main(plan_file: str, run: str) -> int:
     os.environ.pop("MPLBACKEND", None)
     folder, begun = Path(plan_file).resolve().parent / run, time.time()
 
-    def report(**state: Any) -> None:
-        write_json(keys.status(folder), {"begun": begun, **state})
+    def report(state: str, part: float, **more: Any) -> None:
+        write_json(keys.status(folder), {"begun": begun, "state": state, "part": part, **more})
 
     try:
-        report()
+        report("runs", 0.0)
         execute(folder, plan["jobs"][run], report)
     except (RunError, OSError) as error:
-        report(error=str(error), ended=time.time())
+        report("failed", 0.0, error=str(error), ended=time.time())
         return 1
-    report(part=1.0, ended=time.time())
+    report("done", 1.0, ended=time.time())
     return 0
 
 

@@ -1,29 +1,49 @@
-"""Checks of pixels: what is wrong or noteworthy in images, in masks, and between them.
+"""What images and masks hold: the grey range, the pixels that count, and what looks odd.
 
-Each check yields findings; none of them changes a pixel.
+Each function looks at one stack, by itself; `compare` sets stacks beside each other.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 
-from synthseg.stacks.findings import Finding, Stack, digest
+from synthseg.stacks.findings import Finding, Stack, digest, some
 
 SCALE_PERCENTILES = (0.1, 99.9)  # a few hot pixels must not decide the contrast
-LOW_CONTRAST = 16  # grey values between those percentiles, of 8-bit images
-MOST_FOREGROUND = 0.5  # a mask that marks more is taken for an inverted one
-SOFT_EDGE = 0.5  # least part of the in-between values that lie on a slope, in a soft mask
+SAMPLE = 1_000_000  # pixels from which percentiles are taken, spread evenly
+PADDING = 0.0005  # least part of all pixels, of one value far from all others, to be padding
+LOW_CONTRAST = 10  # grey values of 255 that hold the middle nine tenths of the pixels
+HARDLY_ANY = 0.01  # part of the foreground; fewer soft pixels than this are rounded
 CONTINUITY = 0.5  # least correlation of a slice with the most similar one, to judge the order
 OWN_PART = 0.12  # a slice that differs less than this from the mean slice says nothing of order
 OUT_OF_ORDER = 0.03  # least gain in the correlations of neighbours if one slice is moved
-LONGEST_SHIFT = 64  # px; masks are tried at shifts up to this, or a quarter of the slice
-SHIFT_TOLERANCE = 8  # px; annotators draw a membrane's middle, inside or outside
-SHIFT_SCORE = 6.5  # least height of the correlation peak, in standard deviations of the rest
+
+Ranges = list[tuple[float, float]]
 
 # --- Images -----------------------------------------------------------------------------------
+
+
+def grey_range(image: NDArray) -> tuple[float, float, list[float]]:
+    """The range that holds nearly all grey values, and the values of padding, which don't count."""
+    step = max(1, int((image.size / SAMPLE) ** 0.5))
+    greys = image[:, ::step, ::step].ravel()
+    padding = []
+    for extreme in (greys.min(), greys.max()):
+        end = float(extreme)
+        rest = greys[greys != end]
+        if not PADDING * greys.size < greys.size - rest.size < greys.size:
+            continue
+        low, high = map(float, np.percentile(rest, SCALE_PERCENTILES))
+        gap = max(float(rest.min()) - end, end - float(rest.max()))
+        if high > low and gap > 0.25 * (high - low):
+            padding.append(end)
+            greys = rest
+    low, high = map(float, np.percentile(greys, SCALE_PERCENTILES))
+    return low, high, padding
 
 
 def check_image(stack: Stack) -> Iterator[Finding]:
@@ -33,47 +53,55 @@ def check_image(stack: Stack) -> Iterator[Finding]:
         what = "holds no more than two grey values in any slice, so it looks like a mask"
         yield stack.whole("error", what, "the image comes first, the mask second")
         return
-    sample = image[:, ::2, ::2] if image.dtype == np.uint8 else image
-    low, high = np.percentile(sample, SCALE_PERCENTILES)
+    low, high, padding = grey_range(image)
     # Grey values are scaled as float32, which must tell 256 of them apart.
-    finest = np.finfo(np.float32).eps * max(abs(low), abs(high))
+    finest = float(np.finfo(np.float32).eps) * max(abs(low), abs(high))
     if not high - low > max(256 * finest, 1e-30):
         remedy = "check that it is the image, and its export"
         yield stack.whole("error", f"is {low:g} almost everywhere", remedy)
         return
-    if image.dtype != np.uint8:
+    yield from _check_range(stack, low, high, padding)
+    blank = [index for index, page in enumerate(image) if page.min() == page.max()]
+    yield from stack.at(blank, "warning", "is blank", "if it was lost, leave out image and mask")
+    kept = [index for index in range(len(image)) if index not in blank]
+    first: dict[str, int] = {}
+    same = [index for index in kept if first.setdefault(digest(image[index]), index) != index]
+    what = "is the same picture as an earlier one"
+    yield from stack.at(same, "warning", what, "if one was lost, leave out image and mask")
+    yield from _check_order(stack, [index for index in kept if index not in same], low, high)
+
+
+def _check_range(stack: Stack, low: float, high: float, padding: list[float]) -> Iterator[Finding]:
+    image = stack.pixels
+    scaled = image.dtype != np.uint8
+    if padding and scaled:
+        what = (
+            f"holds padding ({', '.join(f'{value:g}' for value in padding)}), apart from all else"
+        )
+        yield stack.whole("warning", what, "it does not count for the contrast; better cut it off")
+    if scaled:
         what = (
             f"is {image.dtype} from {image.min():g} to {image.max():g} and was scaled to 8 bit, "
             f"with {low:g} and below as 0, {high:g} and above as 255 (percentiles 0.1 and 99.9)"
         )
         yield stack.whole("note", what, "give 8-bit images if you want another range")
-    elif high - low < LOW_CONTRAST:
-        what = f"has little contrast: all but 0.2 % of its grey values are from {low:g} to {high:g}"
+    step = max(1, int((image.size / SAMPLE) ** 0.5))
+    dark, bright = np.percentile(image[:, ::step, ::step], (5, 95)).tolist()
+    unit = (high - low) / 255 if scaled else 1
+    if bright - dark < LOW_CONTRAST * unit:
+        what = (
+            f"has little contrast: nine tenths of its grey values are from {dark:g} to {bright:g}"
+        )
         remedy = "export the original range again, or stretch the contrast of the whole stack"
         yield stack.whole("warning", what, remedy)
-    blank = {index for index, page in enumerate(image) if page.min() == page.max()}
-    remedy = "leave the slice out, image and mask, if it was lost"
-    yield from stack.at(blank, "warning", "is blank: all its pixels are of one value", remedy)
-    first: dict[str, int] = {}
-    for index, page in enumerate(image):
-        earlier = first.setdefault(digest(page), index)
-        if earlier != index and index not in blank:
-            what = f"is the same picture as {stack.label(earlier)}"
-            yield from stack.at([index], "error", what, "remove one of the two, image and mask")
-    if misplaced := _misplaced(image):
-        what = (
-            f"is not in the order of z: {len(misplaced)} of {len(image)} slices look more like "
-            f"slices elsewhere than like their neighbours ({stack.labels(misplaced, 5)})"
-        )
-        remedy = "number the slices in the order of the stack; images and masks alike"
-        yield stack.whole("error", what, remedy)
 
 
-def _similarity(image: NDArray) -> NDArray[np.float64]:
-    """Correlate the slices with each other (depth, depth), by what is their own in small copies."""
+def small_copies(image: NDArray, low: float, high: float) -> NDArray[np.float32]:
+    """Small copies of slices as unit vectors (depth, n), without what all slices share."""
     step = max(1, min(image.shape[1:]) // 64)
     grid = np.s_[step // 2 :: step, step // 2 :: step]
-    small = (ndimage.uniform_filter(page.astype(np.float32), step)[grid] for page in image)
+    clipped = (page.astype(np.float32).clip(low, high) for page in image)
+    small = (ndimage.uniform_filter(page, step)[grid] for page in clipped)
     flat = np.stack([page.ravel() for page in small])
     whole = np.linalg.norm(flat - flat.mean(axis=1, keepdims=True), axis=1)
     flat -= flat.mean(axis=0)  # what all slices share, such as shading, says nothing of order
@@ -81,21 +109,26 @@ def _similarity(image: NDArray) -> NDArray[np.float64]:
     own = np.linalg.norm(flat, axis=1)
     flat[own <= OWN_PART * whole] = 0
     flat /= np.maximum(own, 1e-6)[:, None]
-    return (flat @ flat.T).astype(np.float64)
+    return flat
 
 
-def _misplaced(image: NDArray) -> list[int]:
-    """List slices that would fit clearly better between two others than where they are.
+def _check_order(stack: Stack, kept: list[int], low: float, high: float) -> Iterator[Finding]:
+    """Warn of slices that would fit clearly better between two others than where they are.
 
     For every slice the gain is computed in the sum of correlations of neighbours, if that slice
     alone were moved to the best other place.
     """
-    depth = len(image)
+    depth = len(kept)
     if depth < 5:
-        return []
-    alike = _similarity(image)
-    if np.median((alike - 2 * np.eye(depth)).max(axis=1)) < CONTINUITY:
-        return []
+        return
+    copies = small_copies(stack.pixels, low, high)[kept]
+    alike = (copies @ copies.T).astype(np.float64)
+    nearest = float(np.median((alike - 2 * np.eye(depth)).max(axis=1)))
+    if nearest < CONTINUITY:
+        what = f"holds slices that resemble each other little (correlation {nearest:.2f})"
+        remedy = "their order cannot be judged; if they are single images, they are no stack"
+        yield stack.whole("note", what, remedy)
+        return
     # Taken out: the links to both neighbours are lost, the neighbours become linked.
     links = np.pad(np.diagonal(alike, 1), 1)  # before each slice, and after the last one
     present, bridge = links[:-1] + links[1:], np.pad(np.diagonal(alike, 2), 1)
@@ -108,146 +141,147 @@ def _misplaced(image: NDArray) -> list[int]:
     fits = new / neighbours >= np.maximum(present, CONTINUITY)[:, None]
     away = np.arange(depth + 1) - np.arange(depth)[:, None]
     gain[~fits | (away == 0) | (away == 1)] = 0
-    return np.flatnonzero(gain.max(axis=1) > OUT_OF_ORDER).tolist()
+    misplaced = [kept[index] for index in np.flatnonzero(gain.max(axis=1) > OUT_OF_ORDER)]
+    what = "looks more like slices elsewhere than like those beside it"
+    yield from stack.at(misplaced, "warning", what, "check the order of z, of images and masks")
 
 
 # --- Masks ------------------------------------------------------------------------------------
 
 
-def check_mask(stack: Stack) -> Iterator[Finding]:
-    """Look for fractions, soft edges, labels, inverted and empty masks."""
+def read_mask(
+    stack: Stack, chosen: Ranges | None = None
+) -> tuple[NDArray[np.bool_], list[Finding]]:
+    """Decide which pixels count as the structure: those of the `chosen` values, or all above 0."""
     pixels = stack.pixels
-    if pixels.dtype.kind == "f" and (pixels % 1).any():
-        remedy = "turn probabilities into 0 and 1 first: you know the threshold, not the program"
-        yield stack.whole("error", "holds fractions", remedy)
-        return
-    mask = pixels > 0
+    if chosen is not None:
+        return _choose(stack, chosen)
+    if pixels.dtype.kind == "f" and any((page % 1).any() for page in pixels):
+        remedy = "if they are probabilities, say which count, at the end of the name: :mask=0.5-1"
+        return pixels > 0, [stack.whole("error", "holds fractions", remedy)]
+    counts: Counter[float] = Counter()
+    for page in pixels:
+        found, numbers = np.unique(page, return_counts=True)
+        counts.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
+    values = sorted(value for value in counts if value > 0)
+    notes = []
+    if min(counts) < 0:
+        what = "holds values below 0, which count as background"
+        remedy = "if they mean 'not annotated', cut those parts out of image and mask"
+        notes.append(stack.whole("warning", what, remedy))
+    if len(values) < 2:
+        return pixels > 0, notes
+    top, inner = values[-1], sum(counts[value] for value in values[:-1])
+    shown = some([f"{value:g}" for value in values], 4)
+    if _flat(pixels, top) < 0.5:
+        if inner < HARDLY_ANY * (inner + counts[top]):
+            what = f"holds {inner} grey pixels between 0 and {top:g}, which were rounded"
+            notes.append(stack.whole("warning", what, "export it as 0 and 255"))
+            return pixels > top / 2, notes
+        what = (
+            f"has soft edges: {len(values) + 1} values up to {top:g}, with steps in between, as "
+            "after smoothing, resizing or JPEG"
+        )
+        remedy = f"say which values count, at the end of the name, as in :mask={top // 2:g}-{top:g}"
+        return pixels > 0, [*notes, stack.whole("error", what, remedy)]
+    if top in (255, 65535) and values[:-1] == list(range(1, len(values))) and len(values) < 20:
+        part = counts[top] / pixels.size
+        what = (
+            f"holds {top:g} beside {some(values[:-1], 4)}, which looks like 'ignore'; it counts as "
+            f"background ({part:.1%} of all pixels)"
+        )
+        remedy = (
+            f"if it is the structure, too, end the name in :mask=1-{top:g}; to leave such pixels "
+            "out of training and scores is not possible: cut them out of image and mask"
+        )
+        notes.append(stack.whole("warning", what, remedy))
+        return (pixels > 0) & (pixels < top), notes
+    notes.append(_number(stack, values, shown))
+    return pixels > 0, notes
+
+
+def _choose(stack: Stack, chosen: Ranges) -> tuple[NDArray[np.bool_], list[Finding]]:
+    marked = np.zeros(stack.pixels.shape, bool)
+    for low, high in chosen:
+        marked |= (stack.pixels >= low) & (stack.pixels <= high)
+    spans = ", ".join(f"{low:g}" if low == high else f"{low:g}-{high:g}" for low, high in chosen)
+    what = f"counts where it is {spans}, as you say"
+    return marked, [stack.whole("note", what, "all else is background")]
+
+
+def _flat(pixels: NDArray, top: float) -> float:
+    """Part of the values between 0 and the highest that equal at least 3 of their 4 neighbours.
+
+    Numbers of objects and classes do, soft edges don't.
+    """
+    between = flat = 0
+    for page in pixels:
+        chosen = (page > 0) & (page < top)
+        if not chosen.any():
+            continue
+        wide = np.pad(page, 1, mode="edge")
+        sides = (wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:])
+        equal = sum((side == page).astype(np.uint8) for side in sides)
+        between += int(chosen.sum())
+        flat += int((chosen & (equal >= 3)).sum())
+    return flat / max(between, 1)
+
+
+def _number(stack: Stack, values: list[float], shown: str) -> Finding:
+    """Say how several values were understood: classes, or numbers of objects."""
+    what = f"holds {len(values)} values above 0 ({shown})"
+    thin = stack.pixels[:, ::2, ::2]
+    pieces = [ndimage.label(thin == value)[1] for value in values] if len(values) <= 10 else [0]
+    if np.median(pieces) > 3:
+        what += ", each in many places, like classes; all of them count"
+        remedy = f"if only some do, name them at the end of the name, as in :mask={values[0]:g}"
+        return stack.whole("warning", what, remedy)
+    if values[-1] == 255 and stack.pixels.dtype == np.uint8 and len(values) > 200:
+        what += ", up to the highest that 8 bit hold; of more objects some may be missing"
+        return stack.whole("warning", what, "export the numbers with 16 bit, or as 0 and 255")
+    what += ", taken as numbers of single objects: all of them count"
+    return stack.whole("note", what, "if a value means something else, set it to 0")
+
+
+def check_mask(stack: Stack) -> Iterator[Finding]:
+    """Look for inverted and empty masks, and for parts that were not annotated."""
+    mask = stack.pixels.astype(bool, copy=False)
     part = float(mask.mean())
     if part in (0, 1):
-        what = f"marks {'every' if part else 'no'} pixel of the whole volume as mitochondrion"
-        yield stack.whole("error", what, "masks are 0 for background and above 0 for mitochondria")
+        what = f"marks {'every' if part else 'no'} pixel of the whole volume"
+        yield stack.whole("error", what, "masks are 0 for background and above 0 for objects")
         return
-    if pixels.min() < 0:
-        remedy = "if they mean 'not annotated', cut those parts out of image and mask"
-        yield stack.whole("warning", "holds values below 0, which count as background", remedy)
-    yield from _check_values(stack)
-    if part > MOST_FOREGROUND:
-        what = f"marks {part:.1%} of all pixels as mitochondrion, so it looks inverted"
-        remedy = (
-            "exchange 0 and 255; if your structure does fill more than half of the volume, mark "
-            "what lies around it instead"
-        )
-        yield stack.whole("error", what, remedy)
+    if part > 0.5:
+        what = f"marks {part:.1%} of all pixels, as if inverted"
+        yield stack.whole("warning", what, "exchange 0 and 255, unless the objects fill so much")
     else:
-        what = "is inverted compared with its neighbours"
-        yield from stack.at(_inverted_slices(mask), "error", what, "exchange its 0 and 255")
-    empty = [index for index, page in enumerate(mask) if not page.any()]
-    if empty:
-        what = f"marks nothing in {len(empty)} of {len(mask)} slices ({stack.labels(empty, 3)})"
-        remedy = "check that these slices hold no mitochondria, or annotate them"
-        yield stack.whole("note", what, remedy)
+        what, remedy = "is inverted compared with its neighbours", "exchange 0 and 255 there"
+        yield from stack.at(_inverted(mask), "error", what, remedy)
+    marked = np.flatnonzero(mask.any(axis=(1, 2)))
+    empty = [index for index in range(len(mask)) if index not in marked]
+    inside = [index for index in empty if marked[0] < index < marked[-1]]
+    often = len(inside) >= max(2, len(mask) / 4)
+    what, remedy = "marks nothing", "check that these slices hold no objects, or annotate them"
+    if often:
+        what += " between slices that do: they count as background"
+        remedy = "keep the annotated slices alone, image and mask, if the others were left out"
+    yield from stack.at(empty, "warning" if often else "note", what, remedy)
+    thin = mask[:, ::2, ::2]
+    rows, columns = (np.flatnonzero(thin.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    spans = [
+        (ends[-1] - ends[0] + 1) / size
+        for ends, size in zip((rows, columns), thin.shape[1:], strict=True)
+    ]
+    objects = ndimage.label(thin)[1]
+    if spans[0] * spans[1] < 0.75 and (spans[0] * spans[1]) ** objects < 1e-4:
+        box = f"{2 * rows[0]}:{2 * rows[-1] + 2}, columns {2 * columns[0]}:{2 * columns[-1] + 2}"
+        what = f"marks objects in the rows {box} alone; all else counts as background"
+        yield stack.whole("warning", what, "cut image and mask to what was annotated")
 
 
-def _check_values(stack: Stack) -> Iterator[Finding]:
-    """Tell soft edges from numbers of objects, where there is more than one value above 0."""
-    pages = (np.unique(page[page > 0]) for page in stack.pixels)
-    values = sorted({value for found in pages for value in found.tolist()})
-    if len(values) < 2:
-        return
-    if _slopes(stack.pixels) >= SOFT_EDGE:
-        what = (
-            f"has soft edges: {len(values) + 1} values up to {values[-1]:g}, with steps in "
-            "between along the outlines, as after smoothing, resizing or JPEG"
-        )
-        remedy = "turn it into 0 and 255 at a threshold you choose; resize masks with 'nearest'"
-        yield stack.whole("error", what, remedy)
-        return
-    shown = [f"{value:g}" for value in values]
-    listed = ", ".join(shown if len(shown) <= 4 else [*shown[:2], "…", shown[-1]])
-    what = (
-        f"holds {len(values)} values above 0 ({listed}), taken as numbers of single objects: all "
-        "of them count as mitochondrion"
-    )
-    yield stack.whole("note", what, "if a value means something else, set it to 0")
-
-
-def _slopes(pixels: NDArray) -> float:
-    """Part of the values between 0 and the maximum that have a lower and a higher neighbour.
-
-    Along a soft edge nearly all have both; a number that labels an object has 0 beside it and
-    itself, and a higher number only where two objects touch.
-    """
-    cross = ndimage.generate_binary_structure(2, 1)
-    between = sloping = 0
-    for page in pixels:
-        chosen = (page > 0) & (page < pixels.max())
-        lower = ndimage.minimum_filter(page, footprint=cross) < page
-        higher = ndimage.maximum_filter(page, footprint=cross) > page
-        between += int(chosen.sum())
-        sloping += int((chosen & lower & higher).sum())
-    return sloping / max(between, 1)
-
-
-def _inverted_slices(mask: NDArray[np.bool_]) -> list[int]:
+def _inverted(mask: NDArray[np.bool_]) -> list[int]:
     """List slices that mark more than half, and agree with the next by less than 3 pixels in 10."""
     differ = [(page == following).mean() < 0.3 for page, following in pairwise(mask)]
     beside = np.pad(differ, 1, constant_values=True).astype(bool)  # before each, and after the last
-    large = mask.mean(axis=(1, 2)) > MOST_FOREGROUND
+    large = mask.mean(axis=(1, 2)) > 0.5
     return np.flatnonzero(large & beside[:-1] & beside[1:]).tolist()
-
-
-# --- Images and masks together ----------------------------------------------------------------
-
-
-def check_pair(image: Stack, mask: Stack) -> Iterator[Finding]:
-    """Warn if the outlines of the masks fit the edges in the images better at a distance."""
-    if shift := _shift(image.pixels, mask.pixels > 0):
-        ways = zip(shift, ("down", "right"), ("up", "left"), strict=True)
-        moves = [f"{abs(by)} px {ahead if by > 0 else back}" for by, ahead, back in ways if by]
-        what = f"fits the edges in the images better when it is moved {' and '.join(moves)}"
-        remedy = "check in a viewer that images and masks lie on each other"
-        yield mask.whole("warning", what, remedy)
-
-
-def _match(page: NDArray, marked: NDArray[np.bool_], longest: int) -> NDArray[np.float32]:
-    """Correlate an image with its mask, moved by every (y, x) up to `longest` pixels.
-
-    Both lose what is smooth, and all frequencies of the image get nearly the same weight: what
-    remains is outlines, and the correlation of those has a narrow peak.
-    """
-    detail, outlines = (
-        fft.rfft2(part - ndimage.gaussian_filter(part, 10))
-        for part in (ndimage.gaussian_filter(page.astype("f4"), 1), marked.astype("f4"))
-    )
-    strength = np.abs(detail)
-    detail /= strength + 0.3 * strength.mean() + 1e-9
-    near = np.arange(-longest, longest + 1)
-    return fft.irfft2(detail * np.conj(outlines), s=page.shape)[near][:, near]
-
-
-def _shift(image: NDArray, mask: NDArray[np.bool_]) -> tuple[int, ...] | None:
-    """Find how far (y, x) the mask should be moved, if that is clear in both halves of the stack.
-
-    None where the mask lies well, or where edges and outlines have too little in common.
-    """
-    marked = np.flatnonzero(mask.any(axis=(1, 2)))
-    step = max(1, min(image.shape[1:]) // 1024)
-    longest = min(LONGEST_SHIFT // step, min(image.shape[1:]) // step // 4)
-    if len(marked) < 2 or longest <= SHIFT_TOLERANCE:
-        return None
-    chosen = marked[np.unique(np.linspace(0, len(marked) - 1, 16).astype(int))]
-    thin = np.s_[::step, ::step]
-    maps = np.stack([_match(image[index][thin], mask[index][thin], longest) for index in chosen])
-    total = maps.mean(axis=0)
-    sign = np.sign(total.flat[np.abs(total).argmax()])  # mitochondria are darker, or brighter
-    total *= sign
-    half = len(maps) // 2
-    peaks = [
-        np.array(np.unravel_index(part.argmax(), total.shape)) - longest
-        for part in (total, sign * maps[:half].mean(axis=0), sign * maps[half:].mean(axis=0))
-    ]
-    score = (total.max() - np.median(total)) / max(float(total.std()), 1e-9)
-    apart = max(np.abs(peaks[0] - peak).max() for peak in peaks)
-    if score < SHIFT_SCORE or apart > 6 or np.abs(peaks[0] * step).max() <= SHIFT_TOLERANCE:
-        return None
-    return tuple(int(length) * step for length in peaks[0])

@@ -8,8 +8,9 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
+from synthseg.stacks.decode import TIFF_HEADS, describe
 from synthseg.stacks.findings import DataError, Finding, Pair, Source, digest, show_path
-from synthseg.stacks.read import TIFF_HEADS, describe, read_stack
+from synthseg.stacks.read import read_stack
 
 PAGE = "https://www.epfl.ch/labs/cvlab/data/data-em/"
 # The %20 is part of the official address.
@@ -142,7 +143,9 @@ def _read_file(path: Path) -> NDArray[np.uint8]:
             pixels = pixels[::TEST_STEP]
     if pixels.shape not in shapes or pixels.dtype != np.uint8:
         listed = " or ".join(map(str, shapes))
-        raise refuse(f"is {pixels.dtype} {pixels.shape}, but the EPFL file is uint8 {listed}")
+        what = f"is {pixels.dtype} {pixels.shape}, but the EPFL file is uint8 {listed}"
+        other = "if it is another data set, put image.tif and mask.tif into train/ and test/"
+        raise refuse(what, f"{DOWNLOAD_AGAIN}; {other}")
     if path.name not in FIRST_MASK:
         return pixels
     if not np.isin(pixels, (0, 255)).all():

@@ -1,9 +1,8 @@
 """Findings: what is wrong or noteworthy in files and pixels, where, and how to mend it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Severity = Literal["error", "warning", "note"]
+PLURALS = {"is": "are", "has": "have", "was": "were", "cannot": "cannot"}  # else without its s
 
 
 def show_path(path: Path) -> str:
@@ -23,6 +23,11 @@ def digest(page: NDArray) -> str:
     return sha256(np.ascontiguousarray(page).data).hexdigest()
 
 
+def some(names: Sequence[object], most: int = 3) -> str:
+    """The first few of these names."""
+    return ", ".join([*map(str, names[:most]), *["…"][: len(names) > most]])
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was noticed in the data.
@@ -33,25 +38,43 @@ class Finding:
 
     severity: Severity
     file: str  # or folder
-    what: str  # is wrong, to be read after the name of the file
+    what: str  # is wrong: begins with a verb in the singular
     remedy: str = ""  # what to do; empty if `what` is a whole sentence that says it
-    slices: tuple[int, ...] = ()  # of a multi-page file, from 0; empty for the file as a whole
+    slices: tuple[str | int, ...] = ()  # files of the folder, or slices from 0; empty for all
 
     def __str__(self) -> str:
         if not self.remedy:
             return self.what
-        where = f"{self.file}, {self.place}," if self.place else self.file
-        return f"{where} {self.what}; {self.remedy}."
+        return f"{self.file}{':' if self.slices else ''} {self.sentence}; {self.remedy}."
 
     @property
-    def place(self) -> str:
-        """The slices in words, such as ``slices 3, 5-7``; empty for a whole file."""
-        runs = []
-        for _, group in groupby(enumerate(self.slices), lambda item: item[1] - item[0]):
-            first, *more = (number for _, number in group)
-            runs.append(f"{first}-{more[-1]}" if more else f"{first}")
-        word = "slice" if len(self.slices) == 1 else "slices"
-        return f"{word} {', '.join(runs)}" if runs else ""
+    def sentence(self) -> str:
+        """What is wrong, and with how many slices, the first of them by name."""
+        if not self.slices:
+            return self.what
+        noun = "slice" if isinstance(self.slices[0], int) else "file"
+        if len(self.slices) == 1:
+            return f"{'slice ' if noun == 'slice' else ''}{self.slices[0]} {self.what}"
+        verb, rest = self.what.split(" ", 1)
+        verb = PLURALS.get(verb, verb.removesuffix("s"))
+        return f"{len(self.slices)} {noun}s ({some(self.slices)}) {verb} {rest}"
+
+
+def about(
+    folder: Path, files: Iterable[Path], severity: Severity, what: str, remedy: str
+) -> Iterator[Finding]:
+    """A finding about some files in a folder; none, if there are no such files."""
+    if names := tuple(show_path(file.relative_to(folder)) for file in files):
+        yield Finding(severity, show_path(folder), what, remedy, names)
+
+
+def gather(findings: Iterable[Finding]) -> list[Finding]:
+    """Make one finding of those that differ in their slices alone."""
+    gathered: dict[Finding, tuple[str | int, ...]] = {}
+    for finding in findings:
+        cause = replace(finding, slices=())
+        gathered[cause] = gathered.get(cause, ()) + finding.slices
+    return [replace(cause, slices=slices) for cause, slices in gathered.items()]
 
 
 class DataError(ValueError):
@@ -74,29 +97,23 @@ class Stack:
     path: Path
     pixels: NDArray  # (z, y, x) of the type stored; no slices if none could be read
     files: Sequence[Path]  # of each slice
-    numbers: Sequence[int]  # of each slice in its file
     findings: list[Finding] = field(default_factory=list)
-    listed: list[Path] = field(default_factory=list)  # all files, also those that are unreadable
+    nm: float | None = None  # width of a pixel, if the file tells it
 
     @classmethod
     def of(cls, pixels: NDArray, name: str) -> "Stack":
         """Make a stack of an array, as if it were one multi-page file of this name."""
-        return cls(Path(name), pixels, [Path(name)] * len(pixels), range(len(pixels)))
+        return cls(Path(name), pixels, [Path(name)] * len(pixels))
 
     @property
     def complete(self) -> bool:
         """Whether every slice could be read, and all are alike."""
         return all(finding.severity != "error" for finding in self.findings)
 
-    def label(self, index: int) -> str:
-        """Name of one slice, for use within a sentence."""
+    def name(self, index: int) -> str | int:
+        """Name of the file of a slice; of a slice of a multi-page file, its number."""
         file = self.files[index]
-        return f"slice {self.numbers[index]}" if file == self.path else show_path(Path(file.name))
-
-    def labels(self, indices: list[int], most: int) -> str:
-        """Names of the first few of these slices."""
-        more = ["…"] if len(indices) > most else []
-        return ", ".join([*map(self.label, indices[:most]), *more])
+        return index if file == self.path else show_path(Path(file.name))
 
     def whole(self, severity: Severity, what: str, remedy: str) -> Finding:
         """A finding about the file or folder as a whole."""
@@ -105,10 +122,9 @@ class Stack:
     def at(
         self, indices: Iterable[int], severity: Severity, what: str, remedy: str
     ) -> Iterator[Finding]:
-        """Findings about some slices: one a file."""
-        for file, group in groupby(sorted(indices), lambda index: self.files[index]):
-            pages = () if file != self.path else tuple(self.numbers[index] for index in group)
-            yield Finding(severity, show_path(file), what, remedy, pages)
+        """A finding about some slices; none, if there are no such slices."""
+        if names := tuple(map(self.name, indices)):
+            yield Finding(severity, show_path(self.path), what, remedy, names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +138,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What was read: one block to develop on, and perhaps another one for the test."""
+    """What was read: one block; or two, the second for the test; or train, validation, test."""
 
     pairs: list[Pair]
     nm_per_pixel: float

@@ -1,0 +1,1 @@
+"""Diagrams of the book, as SVG, with the sizes of its networks."""

@@ -1,0 +1,138 @@
+"""What the interactive pages are given: from the runs, complete, and nothing lost if it fails."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from synthseg import METHOD_VERSION, export, gan, masks, segmenter, volumes
+from synthseg.project import CHAPTERS, RunError, project_root, read_json, write_json, write_text
+
+SIZE, SNAPSHOTS = 32, 2
+PARAMETERS: dict[str, Any] = {
+    **vars(gan.original_settings(2, SIZE)),
+    **{"data": "/home/somebody/mine", "nm_per_pixel": 5.0, "seed": 3, "part": ""},
+    **{"crop": 2 * SIZE, "resize": "area", "noise": "fresh", "receptive_field": 34},
+}
+
+
+def disks() -> volumes.Dataset:
+    """Volumes with one dark disk in each quarter of a slice."""
+    rows, columns = np.indices((160, 160))
+    disk = (rows % 80 - 40) ** 2 + (columns % 80 - 40) ** 2 < 15**2
+    mask = np.repeat(disk[None], 6, axis=0)
+    noise = np.random.default_rng(0).integers(0, 40, mask.shape)
+    volume = volumes.Volume.create((180 - 90 * mask + noise).astype("u1"), mask, 5, "disks")
+    return volumes.Dataset(volume, volume, volume, "disks", "drawn")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, Path]:
+    """Runs of chapters 2 and 3 as far as the pages need them, with untrained networks."""
+    monkeypatch.setattr("synthseg.keys.load_data", lambda parameters: disks())
+    folders = {chapter: tmp_path / CHAPTERS[chapter] for chapter in (2, 3)}
+    for chapter, folder in folders.items():
+        card = {"chapter": CHAPTERS[chapter], "parameters": PARAMETERS, "key": "0123456789"}
+        card |= {"profile": "mine", "commit": None, "method_version": 5, "device": "a computer"}
+        card |= {"finished": "2026-01-01T00:00:00+00:00", "data": {"name": "d", "fingerprint": "f"}}
+        write_json(folder / "card.json", card)
+        write_json(folder / "metrics.json", {"dice": 0.5})
+    settings = gan.GANSettings(
+        **{name: PARAMETERS[name] for name in vars(gan.original_settings(2, 8))}
+    )
+    for number in range(1, SNAPSHOTS + 1):
+        (folders[2] / "gan").mkdir(exist_ok=True)
+        for kind in ("generator", "discriminator"):
+            model = getattr(gan, f"build_{kind}")(settings)
+            model.save(folders[2] / "gan" / f"{kind}-{number:03d}.keras")
+    history = "epoch,step,d_real,d_fake,l1\n1,10,0.5,0.5,0.4\n2,20,0.75,0.25,0.3\n"
+    write_text(folders[2] / "gan.history.csv", history)
+    small = segmenter.SegmenterSettings(SIZE, "half", 2, 0.2, 0.3, 1e-3, "constant")
+    segmenter.build_ritnet(small).save(folders[3] / export.SEGMENTER)
+    return folders
+
+
+def content(book: Path, name: str) -> Any:
+    """What a script of the pages holds."""
+    text = (book / export.PAGES / name).read_text(encoding="utf-8")
+    return json.loads(text[text.index("=") + 1 : text.rindex(";")])
+
+
+def test_pages_show_what_the_runs_hold(runs: dict[int, Path], tmp_path: Path) -> None:
+    book = tmp_path / "book"
+    folder = export.write_pages(runs, book)
+    run, saved = content(book, "run.js"), content(book, "networks.js")
+    assert run["nm"] == 10.0
+    assert [made["chapter"] for made in run["made"]] == [CHAPTERS[2], CHAPTERS[3]]
+    for kind in ("real", "composed"):
+        assert len(run["paint"][kind]) == export.MASKS
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(run["paint"][kind][-1]), "u1"))
+        mask = bits.reshape(SIZE, SIZE)
+        assert 0 < mask.mean() < 1
+        assert masks.components(mask).max() >= 1
+    learned = run["learn"]["gans"]["gan"]
+    assert learned["step"] == [10, 20]
+    assert learned["d_fake"] == [0.5, 0.25]
+    maps = np.frombuffer(base64.b64decode(learned["maps"]["values"]), "u1")
+    # Of each snapshot the generated images, then the real ones; a verdict for each 4 x 4 pixels.
+    assert maps.shape == (SNAPSHOTS * 2 * export.SHOWN * (SIZE // 4) ** 2,)
+    assert maps.max() <= 100
+    sheets = {"learn-gan": (export.SHOWN * SIZE, SNAPSHOTS * SIZE), "spot": (10 * SIZE, 4 * SIZE)}
+    for name, size in sheets.items():
+        assert Image.open(folder / f"{name}.png").size == size
+    assert len(run["spot"]["probability"]) == 2 * export.CROPS
+    assert set(saved) == {"generator", "discriminator", "segmenter"}
+
+
+def test_cards_go_along_without_the_users_paths(runs: dict[int, Path], tmp_path: Path) -> None:
+    folder = export.write_pages(runs, tmp_path / "book")
+    for chapter in runs:
+        card = read_json(folder / f"{CHAPTERS[chapter]}.card.json")
+        assert card["metrics"] == {"dice": 0.5}
+        assert card["parameters"]["data"] == "mine"
+    assert "somebody" not in (folder / "run.js").read_text(encoding="utf-8")
+
+
+def test_kernels_are_stored_to_a_32767th_of_their_largest_weight() -> None:
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(5, 3, padding="same")(inputs))
+    saved = export.browser_network(model)
+    (step,) = saved["steps"][1:]
+    stored = np.frombuffer(base64.b64decode(saved["kernels"]), "<i2").reshape(3, 3, 3, 5)
+    kernel = np.asarray(model.layers[-1].kernel)
+    off = np.abs(stored * step["scale"] - kernel).max()
+    assert off <= np.abs(kernel).max() / 32767 / 2 * 1.001
+
+
+def test_without_a_run_the_pages_stay_or_say_why(runs: dict[int, Path], tmp_path: Path) -> None:
+    book = tmp_path / "book"
+    export.write_pages(runs, book)
+    before = content(book, "run.js")
+    with pytest.raises(RunError, match="chapters 2 and 3, and 3 was not"):
+        export.write_pages({2: runs[2]}, book)
+    assert content(book, "run.js") == before
+    export.write_or_say({2: runs[2]}, book)
+    assert "3 was not" in content(book, "run.js")["missing"]
+    assert not (book / export.PAGES / "networks.js").exists()
+
+
+def test_runs_of_other_pixels_are_refused(runs: dict[int, Path], tmp_path: Path) -> None:
+    card = read_json(runs[3] / "card.json")
+    write_json(runs[3] / "card.json", {**card, "parameters": {**PARAMETERS, "crop": SIZE}})
+    with pytest.raises(RunError, match="other data or pixels"):
+        export.write_pages(runs, tmp_path / "book")
+
+
+def test_the_published_pages_are_of_this_method() -> None:
+    folder = project_root() / "book" / export.PAGES
+    for chapter in (2, 3):
+        card = read_json(folder / f"{CHAPTERS[chapter]}.card.json")
+        assert card["method_version"] == METHOD_VERSION
+        assert card["data"]["name"] == "epfl"
+        assert card["finished"]
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 25e6
