@@ -327,8 +327,8 @@ if __name__ == "__main__":
     parser.add_argument("--settings", type=Path, default=Path("params/study.yaml"))
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--dry-run", action="store_true", help="list what is left, and the hours")
-    parser.add_argument("--publish", action="store_true", help="put the answer into the book, only")
     parser.add_argument("--executor", help="a profile in workflow/profiles/, for a cluster")
+    parser.add_argument("--publish", action="store_true", help="put the answer into the book, only")
     arguments = parser.parse_args()
     if arguments.publish:
         publishing.publish_answer()

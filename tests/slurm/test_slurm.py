@@ -194,7 +194,7 @@ def test_a_study_on_a_cluster_outlives_a_kill(study, tmp_path_factory):
     ask("scancel", *ask("squeue", "--noheader", "--format=%i").split())
     assert begun.wait() == 1
     said = begun.stdout.read()
-    assert "gan  seed 0" in said
+    assert "gan  seed 1" in said
     assert "Snakemake stopped" in said
     assert not list(run.glob("done-*.json"))
 
