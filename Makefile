@@ -41,7 +41,7 @@ test-browser: $(READY)  ## run the tests of the built book's pages in Chromium, 
 	$(BIN)/python -m pytest tests/browser
 
 test-slurm: $(READY)  ## run a tiny study on a Slurm cluster of one node, this one (as root, on Debian)
-	@command -v slurmctld munged >/dev/null || { apt-get update && \
+	@command -v slurmctld >/dev/null || { apt-get update && \
 		apt-get install --yes --no-install-recommends munge slurm-wlm; }
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[cluster]'
 	$(BIN)/python -m pytest tests/slurm -m long
