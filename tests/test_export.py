@@ -84,7 +84,8 @@ def test_pages_show_what_the_runs_hold(runs: dict[int, Path], tmp_path: Path) ->
     assert maps.max() <= 100
     sheets = {"learn-gan": (export.SHOWN * SIZE, SNAPSHOTS * SIZE), "spot": (10 * SIZE, 4 * SIZE)}
     for name, size in sheets.items():
-        assert Image.open(folder / f"{name}.png").size == size
+        with Image.open(folder / f"{name}.png") as sheet:
+            assert sheet.size == size
     assert len(run["spot"]["probability"]) == 2 * export.CROPS
     assert set(saved) == {"generator", "discriminator", "segmenter"}
 
