@@ -131,6 +131,8 @@ def test_runs_of_other_pixels_are_refused(runs: dict[int, Path], tmp_path: Path)
 
 def test_the_published_pages_are_of_this_method() -> None:
     folder = project_root() / "book" / export.PAGES
+    if not folder.is_dir():
+        pytest.skip("needs the export of a run: synthseg export --profile pages")
     for chapter in (2, 3):
         card = read_json(folder / f"{CHAPTERS[chapter]}.card.json")
         assert card["method_version"] == METHOD_VERSION

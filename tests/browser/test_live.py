@@ -5,6 +5,12 @@ from typing import Any
 
 import pytest
 
+from synthseg.export import PAGES
+
+RUN = Path(__file__).parents[2] / "book" / PAGES
+pytestmark = pytest.mark.skipif(
+    not RUN.is_dir(), reason="needs the export of a run: synthseg export --profile pages"
+)
 DATA = "canvas => canvas.toDataURL()"
 
 
