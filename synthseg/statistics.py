@@ -124,11 +124,10 @@ def tissue_interval(
         )
     rng = np.random.default_rng(seed)
     seeds, blocks = counts.shape[1:3]
-    drawn = []
-    for _ in range(resamples):
-        times = np.bincount(rng.integers(blocks, size=blocks), minlength=blocks)
-        differences = _dice_differences(np.einsum("asbc,b->asc", counts, times))
-        drawn.append(differences[rng.integers(seeds, size=seeds)].mean())
+    times = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples)
+    differences = _dice_differences(np.einsum("asbc,rb->arsc", counts, times))
+    chosen = rng.integers(seeds, size=(resamples, seeds))
+    drawn = np.take_along_axis(differences, chosen, axis=1).mean(axis=1)
     fewer = min(seeds, blocks)
     quantile = scipy.stats.t.ppf((1 + confidence) / 2, fewer - 1) * np.sqrt(fewer / (fewer - 1))
     low, high = _percentiles(drawn, 2 * scipy.stats.norm.cdf(quantile) - 1)
@@ -167,7 +166,7 @@ def spearman_interval(
 
 
 def _dice_differences(counts: np.ndarray) -> np.ndarray:
-    """Dice of the first arm minus that of the second, (seeds,), from (2, seeds, 3) counts."""
+    """Dice of the first arm minus that of the second, (..., seeds), from (2, ..., seeds, 3)."""
     hits, false_positives, false_negatives = np.moveaxis(counts, -1, 0)
     first, second = 2 * hits / (2 * hits + false_positives + false_negatives)
     return first - second
@@ -177,7 +176,7 @@ def _spearman(pair: np.ndarray) -> float:
     return float(np.corrcoef(scipy.stats.rankdata(pair, axis=1))[0, 1])
 
 
-def _percentiles(values: Sequence[float], confidence: float) -> np.ndarray:
+def _percentiles(values: Sequence[float] | np.ndarray, confidence: float) -> np.ndarray:
     """The two ends between which this share of the values lies."""
     return np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
 
