@@ -318,4 +318,6 @@ def _build(book: Path, config: Path, strict: bool) -> Path:
         shown = "\n".join(marked[:20])
         log = show_path(output / "build.log")
         raise RunError(f"The book was not built; all messages are in {log}\n{shown}")
+    if (book / "_extra").is_dir():  # Sphinx copies these only where a page has changed
+        shutil.copytree(book / "_extra", output / "html", dirs_exist_ok=True)
     return output / "html"

@@ -40,7 +40,7 @@ from synthseg.project import (
     show_path,
     write_text,
 )
-from synthseg.volumes import Dataset
+from synthseg.volumes import DataError, Dataset
 
 AMOUNTS = ("window", "slice", "all")
 SPECK = 75  # pixels: what is smaller is no component at the network's scale, see synthseg.masks
@@ -272,7 +272,11 @@ def main(settings_file: Path, side_by_side: int, dry_run: bool, executor: str | 
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"  # with two, numbers differ a little
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
     root, base = project_root(), f"runs/{settings_file.stem}"
-    dataset = keys.load_data({"nm_per_pixel": None, **settings["all"]})
+    try:
+        dataset = keys.load_data({"nm_per_pixel": None, **settings["all"]})
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
     cells = list(Plan(settings, base, dataset).cells())
     results = root / settings["plan"]["results"]
     done = finished(results)
