@@ -61,6 +61,7 @@ def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":
         If the data cannot be used.
     """
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # full precision on GPUs, too
     begun = time.monotonic()
     tf.get_logger().setLevel("ERROR")  # no warnings on pages, for instance of functions traced anew
     # In JupyterLab this cell may be executed again, after others have made values of their own.

@@ -1,6 +1,7 @@
 """What tests share: a quiet, single-threaded TensorFlow, a small project, the real data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -23,6 +24,18 @@ matplotlib.use("Agg")
 
 
 @pytest.fixture(scope="session")
+def eager_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels compute eagerly: for a few steps of training, making a graph takes far longer."""
+    startup = tmp_path_factory.mktemp("ipython") / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    lines = "import tensorflow as tf", "tf.config.run_functions_eagerly(True)"
+    (startup / "eager.py").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(startup.parents[1]))
+        yield
+
+
+@pytest.fixture(scope="session")
 def epfl_folder() -> Path:
     """The folder of the four EPFL files; tests that need it are skipped elsewhere."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "epfl"
@@ -30,6 +43,21 @@ def epfl_folder() -> Path:
     if not (folder / "training.tif").exists():
         pytest.skip(f"needs the EPFL data: no training.tif in {folder}; set SYNTHSEG_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Parameters that name simulated tissue on disk, a tenth of the built-in volume."""
+    from synthseg.stacks import phantom
+
+    folder = tmp_path_factory.mktemp("small")
+    for seed, (part, depth) in enumerate((("train", 24), ("test", 5))):
+        (folder / part).mkdir()
+        for name, stack in zip(
+            ("image", "mask"), phantom.make(seed, (depth, 192, 256)), strict=True
+        ):
+            tifffile.imwrite(folder / part / f"{name}.tif", stack)
+    return {"data": str(folder), "nm_per_pixel": 5.0, "crop": 80, "size": 32}
 
 
 PARAMETERS = """\

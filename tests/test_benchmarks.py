@@ -45,6 +45,7 @@ def test_peers_are_the_same_networks(network):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("piece", command.PIECES)
 def test_stock_layers_take_the_place_of_fast_ones(piece, monkeypatch):
     """Without dropout, a step has the same loss with each piece and without it."""
