@@ -309,7 +309,7 @@ def _build(book: Path, config: Path, strict: bool) -> Path:
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     command += [str(book), "--config", str(config), "--path-output", str(book.parent), "-n", "-q"]
     command += ["-W", "--keep-going"] if strict else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=False)
     if done.returncode:
         if "No module named 'jupyter_book'" in done.stderr:
             raise RunError("Building the book needs more packages: pip install 'synthseg[book]'")
