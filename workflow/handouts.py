@@ -214,10 +214,10 @@ def write_notebooks(book: Path, archive: Path) -> None:
 # Questions --------------------------------------------------------------------------------------
 
 QUESTION = re.compile(
-    r"^\*\*(?P<name>\d\.\d+)\*\* \*\(\w+\)\* (?P<text>.*?)\n\n"
-    r"(?P<options>(?:- \(\w\) .*\n)*)\n?"
-    r":::\{dropdown\}.*\n(?P<answer>.*?)\n:::",
-    re.MULTILINE | re.DOTALL,
+    r"^\*\*(?P<name>\d\.\d+)\*\* \*\(\w+\)\* (?P<text>.*)\n\n"
+    r"(?P<options>(?:- .*\n)*)\n?"
+    r":::\{dropdown\}.*\n(?P<answer>.*)\n:::$",
+    re.MULTILINE,
 )
 
 
@@ -247,6 +247,9 @@ def write(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.name != "html":
         return
     book, built = Path(app.srcdir), Path(app.outdir)
+    for other in (built / "_static" / "mathjax").glob("*.js"):
+        if other.name != "tex-chtml.js":  # pages load this one; all others are a quarter of the book
+            other.unlink()
     for path in sorted(book.glob("*.ipynb")):
         write_deck(built / f"{path.stem}.html")
     write_figures(book, built / "figures.zip")
