@@ -248,7 +248,7 @@ def write(app: Sphinx, error: Exception | None) -> None:
         return
     book, built = Path(app.srcdir), Path(app.outdir)
     for other in (built / "_static" / "mathjax").glob("*.js"):
-        if other.name != "tex-chtml.js":  # pages load this one; all others are a quarter of the book
+        if other.name != "tex-chtml.js":  # the one that pages load; the rest is a quarter of it all
             other.unlink()
     for path in sorted(book.glob("*.ipynb")):
         write_deck(built / f"{path.stem}.html")
