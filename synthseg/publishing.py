@@ -260,6 +260,8 @@ def build_run(profile: str | None, seed: int | None = None) -> tuple[Path, list[
     settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     if any(cards[name]["parameters"]["data"] == "phantom" for name in shown):
         settings.setdefault("html", {})["announcement"] = PHANTOM
+    ours = settings.get("sphinx", {}).get("local_extensions", {})  # by name, with their folders
+    ours.update({name: str(root / folder) for name, folder in ours.items()})
     write_text(config, yaml.safe_dump(settings, allow_unicode=True))
     for number, name in CHAPTERS.items():
         notebook = nbformat.read(book / f"{name}.ipynb", as_version=4)

@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -29,6 +30,10 @@ class Page(HTMLParser):
             self.pictures.append(values)
 
 
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def html() -> Path:
     return publishing.build_published().parent  # raises if Sphinx warns
@@ -46,7 +51,8 @@ def test_published_notebooks_stay_small() -> None:
 
 
 def test_pages_need_no_network(html: Path) -> None:
-    pages = sorted([*html.glob("*.html"), *html.glob("exercises/*.html")])
+    folders = (html, html / "exercises", html / "slides")
+    pages = sorted(page for folder in folders for page in folder.glob("*.html"))
     assert len(pages) > len(files.CHAPTERS)
     for page in pages:
         remote = [source for source in Page(page).fetched if re.match(r"(https?:)?//", source)]
@@ -62,3 +68,42 @@ def test_each_figure_of_a_chapter_has_alt_text(html: Path, chapter: str) -> None
     ]
     assert figures
     assert all(len(picture.get("alt") or "") > 20 for picture in figures)
+
+
+def test_teachers_find_slides_of_each_chapter(html: Path) -> None:
+    linked = re.findall(r'href="((?:slides/|\w+\.(?:zip|gift))[^"#]*)"', read(html / "teach.html"))
+    chapters = sorted(path.stem for path in (files.project_root() / "book").glob("*.ipynb"))
+    decks = [f"slides/{name}.html" for name in chapters]
+    assert {*linked} == {*decks, "figures.zip", "notebooks.zip", "quiz.gift"}
+    assert all((html / link).is_file() for link in linked)
+    for deck in decks:
+        pictures = [picture["src"] or "" for picture in Page(html / deck).pictures]
+        assert pictures
+        assert all((html / "slides" / source).is_file() for source in pictures)
+        anchors = re.findall(r'<footer><a href="\.\./([\w.]+)#([^"]+)"', read(html / deck))
+        assert len(anchors) == read(html / deck).count('<section class="slide">')
+        assert all(f'id="{anchor}"' in read(html / page) for page, anchor in {*anchors})
+
+
+def test_archives_have_every_figure_and_no_solution_for_students(html: Path) -> None:
+    with ZipFile(html / "figures.zip") as pack:
+        figures = [name for name in pack.namelist() if name.startswith("fig-")]
+        described = re.findall("^fig-[^,]+", pack.read("captions.csv").decode(), re.MULTILINE)
+    assert len(figures) == len({*figures})
+    assert {Path(name).stem for name in figures} == {*described}
+    assert "fig-leak.png" in figures
+    with ZipFile(html / "notebooks.zip") as pack:
+        exercises = [name for name in pack.namelist() if name.startswith("exercises/")]
+        given = [name.replace("exercises/", "exercises_for_students/") for name in exercises]
+        assert exercises
+        assert all(b"{solution" not in pack.read(name) for name in given)
+
+
+def test_the_question_bank_can_be_imported(html: Path) -> None:
+    bank = read(files.project_root() / "book" / "quiz_bank.md")
+    names = re.findall(r"^\*\*(\d\.\d+)\*\*", bank, re.MULTILINE)
+    entries = read(html / "quiz.gift").split("\n\n")
+    assert [re.match("::(.*?)::", entry)[1] for entry in entries] == names
+    for entry in entries:
+        signs = re.findall("^[=~]", entry, re.MULTILINE)
+        assert not signs or (signs.count("=") == 1 and len(signs) > 2), entry

@@ -1,0 +1,26 @@
+"use strict";
+// Arrow keys, Page Up and Down and the space bar go from slide to slide; F fills the screen.
+const slides = [...document.querySelectorAll(".slide")];
+const steps = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, " ": 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 };
+
+addEventListener("keydown", (event) => {
+  if (event.target.closest("summary, a") && event.key === " ") return;
+  if (event.key === "f") document.documentElement.requestFullscreen();
+  const now = Math.round(scrollY / innerHeight);
+  const next = slides[now + steps[event.key]];
+  if (!next) return;
+  event.preventDefault();
+  next.scrollIntoView();
+});
+
+// What is too long for its slide is shown smaller.
+function fit() {
+  for (const content of document.querySelectorAll(".content")) {
+    content.style.zoom = 1;
+    const [high, wide] = [content.scrollHeight / content.clientHeight, content.scrollWidth / content.clientWidth];
+    const too = Math.max(high, wide);
+    if (too > 1.01) content.style.zoom = 1 / too;
+  }
+}
+addEventListener("resize", fit);
+addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(fit));
