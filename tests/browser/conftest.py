@@ -40,6 +40,7 @@ def new_page(chromium: Any) -> Callable[[], tuple[Any, list[str]]]:
 
     def make() -> tuple[Any, list[str]]:
         page, complaints = chromium.new_page(), []
+        page.set_default_timeout(120_000)  # of a machine that is busy with something else
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda line: line.type == "error" and complaints.append(line.text))
         page.on(
