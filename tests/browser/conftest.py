@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from synthseg import publishing
+from synthseg.project import project_root
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -30,8 +30,10 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def book() -> Path:
-    """Folder of the published book, just built."""
-    return publishing.build_published().parent
+    """Folder of the published book, which ``make test-browser`` builds before the tests."""
+    folder = project_root() / "_build" / "html"
+    assert (folder / "index.html").is_file(), "no book: build it with  synthseg book --published"
+    return folder
 
 
 @pytest.fixture(scope="session")
