@@ -172,6 +172,7 @@ live.start((run) => {
     const found = (await judge("segmenter", image)).data.map((logit) => (logit > 0 ? 1 : 0));
     showFound(image, pixels, found);
     const asked = element("judge").checked;
+    if (!asked && !current.judged) return;
     current.judged = asked ? await judge("discriminator", area(pixels, 1), image) : null;
     if (shown === current) showImage();
   });
