@@ -37,8 +37,9 @@ test: $(READY)  ## run the tests, two files at a time
 test-long: $(READY)  ## run the tests that take minutes, too: 20 kills of each trainer and the like
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'long or not long'
 
-test-browser: $(READY)  ## run the tests of the built book's pages in Chromium, where it is installed
-	$(BIN)/python -m pytest tests/browser
+test-browser: $(READY)  ## build the published book and test its pages in Chromium, where it is installed
+	$(BIN)/synthseg book --published
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/browser
 
 test-slurm: $(READY)  ## run a tiny study on a Slurm cluster of one node, this one (as root, on Debian)
 	@command -v slurmctld >/dev/null || { apt-get update && \

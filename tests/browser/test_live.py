@@ -35,6 +35,7 @@ def painted(page: Any, before: str = "") -> str:
 
 def draw(page: Any) -> None:
     """A stroke through the middle of the mask."""
+    page.locator("#drawing").scroll_into_view_if_needed()
     box = page.locator("#drawing").bounding_box()
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + 0.3 * box["width"], middle)

@@ -47,10 +47,11 @@ const live = (() => {
     context.putImageData(picture, 0, 0);
   }
 
-  // Lay a colour over a canvas where an image is rather generated than real, by a map in percent.
+  // Lay a colour over a canvas where an image is rather generated than real, by a map in percent. At
+  // most half of it, so that the image can be seen.
   function overlay(canvas, { side, values }) {
     const small = document.createElement("canvas");
-    paint(small, side, (i) => [...colours.fake, 4 * Math.max(0, 50 - values[i])]);
+    paint(small, side, (i) => [...colours.fake, 2.5 * Math.max(0, 50 - values[i])]);
     canvas.getContext("2d").drawImage(small, 0, 0, canvas.width, canvas.height);
   }
 
@@ -97,7 +98,7 @@ const live = (() => {
       `<a href="live/run/${run.chapter}.card.json">${run.chapter}</a> (profile ${run.profile}, ` +
       `key ${run.key.slice(0, 8)}, commit ${run.commit ?? "unknown"}, ${run.finished.slice(0, 10)})`);
     element("live-made").innerHTML =
-      `Images are ${size} pixels of ${nm} nm wide, ${width} µm. Made from the runs ` +
+      `Images are ${size} pixels (${width} µm) wide, ${nm} nm a pixel. Made from the runs ` +
       `${listed.join(" and ")} on the data ${data.name} (${data.fingerprint}); one seed. ` +
       "Each link opens the run card.";
   }

@@ -5,7 +5,9 @@ live.start((run) => {
   const { size, paint: given } = run;
   const { element, colours } = live;
   const drawing = element("drawing");
-  const compute = synthsegWorker(synthsegSaved);
+  // Two workers, so that the next image need not wait for the verdicts on the last one.
+  const { generator, ...judges } = synthsegSaved;
+  const [generate, judge] = [synthsegWorker({ generator }), synthsegWorker(judges)];
   const area = (data, channels) => ({ height: size, width: size, channels, data });
 
   let mask = new Float32Array(size * size);
@@ -132,21 +134,22 @@ live.start((run) => {
 
   // Computing ----------------------------------------------------------------------------------
 
-  let busy = false;
-  let again = false;
-  async function update() {
-    showMask();
-    again = true;
-    if (busy) return;
-    busy = true;
-    while (again) {
-      again = false;
-      await computeAll();
-    }
-    busy = false;
+  // Calls that come while the task is under way make it begin once more at its end.
+  function repeatable(task) {
+    let [busy, again] = [false, false];
+    return async () => {
+      again = true;
+      if (busy) return;
+      busy = true;
+      while (again) {
+        again = false;
+        await task();
+      }
+      busy = false;
+    };
   }
 
-  async function computeAll() {
+  const draw = repeatable(async () => {
     const begun = performance.now();
     const pixels = mask.slice();
     const random = given.noise ? live.gaussian(noise, size * size) : [];
@@ -156,16 +159,27 @@ live.start((run) => {
       input[i * channels] = pixels[i];
       if (given.noise) input[i * channels + 1] = random[i];
     }
-    const image = await compute("generator", area(input, channels));
+    const image = await generate("generator", area(input, channels));
     const seconds = (performance.now() - begun) / 1000;
-    shown = { pixels, image, seconds };
-    if (again) return showImage(); // while a stroke goes on, the image is enough
-    shown.found = (await compute("segmenter", image)).data.map((logit) => (logit > 0 ? 1 : 0));
-    if (element("judge").checked) {
-      shown.judged = await compute("discriminator", area(pixels, 1), image);
-    }
+    shown = { pixels, image, seconds, judged: shown.judged }; // until the new verdict comes
     showImage();
-    showFound();
+    find();
+  });
+
+  const find = repeatable(async () => {
+    const current = shown;
+    const { image, pixels } = current;
+    const found = (await judge("segmenter", image)).data.map((logit) => (logit > 0 ? 1 : 0));
+    showFound(image, pixels, found);
+    const asked = element("judge").checked;
+    if (!asked && !current.judged) return;
+    current.judged = asked ? await judge("discriminator", area(pixels, 1), image) : null;
+    if (shown === current) showImage();
+  });
+
+  function update() {
+    showMask();
+    draw();
   }
 
   // Showing ------------------------------------------------------------------------------------
@@ -204,8 +218,7 @@ live.start((run) => {
     }
   }
 
-  function showFound() {
-    const { image, pixels, found } = shown;
+  function showFound(image, pixels, found) {
     let [both, missed, extra] = [0, 0, 0];
     live.paint(element("found"), size, (i) => {
       const value = grey(image.data[i]);

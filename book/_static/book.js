@@ -1,0 +1,17 @@
+// What the theme leaves undone, on every page.
+
+// Beside each result, the search page shows an excerpt that it fetches from the page found. A browser
+// refuses to fetch where the book was opened from a folder: there, results are titles only.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
+document.addEventListener("DOMContentLoaded", () => {
+  // A screen reader says what an arrow of the contents unfolds.
+  for (const arrow of document.querySelectorAll(".bd-links summary")) {
+    const chapter = arrow.closest("li").querySelector("a").textContent.trim();
+    arrow.setAttribute("aria-label", `Pages of ${chapter}`);
+  }
+  // The works in a list are its items.
+  for (const work of document.querySelectorAll(".citation-list > .citation")) {
+    work.setAttribute("role", "listitem");
+  }
+});
