@@ -37,8 +37,7 @@ test: $(READY)  ## run the tests, two files at a time
 test-long: $(READY)  ## run the tests that take minutes, too: 20 kills of each trainer and the like
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'long or not long'
 
-test-browser: $(READY)  ## build the published book and test its pages in Chromium, where it is installed
-	$(BIN)/synthseg book --published
+test-browser: book  ## build the published book and test its pages in Chromium, where it is installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/browser
 
 test-slurm: $(READY)  ## run a tiny study on a Slurm cluster of one node, this one (as root, on Debian)
