@@ -256,7 +256,10 @@ def verdict(compared: list[Compared], adjusted: float, planned: int) -> str:
 
 
 def answer(tables: Tables, amount: str = "window") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of all comparisons, and that of the ten claims with their verdicts."""
+    """The table of all comparisons, and that of the ten claims with their verdicts.
+
+    A comparison has a p, and a claim a verdict, once all planned seeds are there.
+    """
     parts = list(comparisons(tables, amount))
     claims = {number: [part for part in parts if part.claim == number] for number in range(1, 11)}
     pairs = quality_and_dice(tables)
@@ -274,7 +277,11 @@ def answer(tables: Tables, amount: str = "window") -> tuple[pd.DataFrame, pd.Dat
     table = pd.DataFrame(
         {"claim": list(claims), "p": raw, "adjusted p": adjusted, "verdict": verdicts}
     )
-    return pd.DataFrame([_row(part) for part in parts]), table
+    shown = pd.DataFrame([_row(part) for part in parts])
+    # Estimates may be looked at as they come; a p before its time invites to stop when it pleases.
+    shown.loc[shown["seeds"] < tables.seeds, "p"] = np.nan
+    table.loc[table["verdict"] == "not yet computed", ["p", "adjusted p"]] = np.nan
+    return shown, table
 
 
 def _row(part: Compared) -> dict[str, float | str | bool]:
