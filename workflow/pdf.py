@@ -21,8 +21,9 @@ from synthseg.project import project_root, show_path
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 STYLE = """
 @page { size: A4; margin: 18mm 17mm 20mm; @bottom-center { content: counter(page); } }
-html { font-size: 10pt; }
+html { font-size: 9.5pt; }
 body { background: #fff; color: #000; }
+* { box-shadow: none !important; }  /* else their boxes become pictures */
 article { break-before: page; }
 article:first-of-type { break-before: auto; }
 h1 { margin-top: 0; }
@@ -53,49 +54,55 @@ def pages(html: Path) -> list[str]:
     return ["intro.html", *(page for page in listed if page != "#")]
 
 
-def article(html: Path, page: str, printed: list[str]) -> Tag | None:
-    """What a page says, with names and links that hold in one file; None if it is interactive."""
+def article(html: Path, page: str) -> Tag | None:
+    """What a page says, unfolded but for its code; None if it is interactive."""
     soup = BeautifulSoup((html / page).read_text(encoding="utf-8"), "html.parser")
     body = soup.select_one("article")
     if body is None or body.select_one(".live"):
         return None
     for extra in body.select("script, noscript, .headerlink, .hide .cell_input, .hide > summary"):
         extra.decompose()
-    for picture in body.select("a.image-reference"):
-        picture.unwrap()
+    for wrapped in body.select("details.hide, a.image-reference"):
+        wrapped.unwrap()
     for folded in body.select("details"):
         folded["open"] = ""
-    folder = PurePosixPath(page).parent
-    for picture in body.select("img"):
-        picture["src"] = normpath(str(folder / str(picture["src"])))
-    for named in body.select("[id]"):
-        named["id"] = f"{page}--{named['id']}"
-    for link in body.select("a[href]"):
-        target, _, name = str(link["href"]).partition("#")
-        if re.match(r"[a-z]+:", target):
-            continue
-        there = normpath(str(folder / target)) if target else page
-        if there in printed:
-            link["href"] = f"#{there}--{name}" if name else f"#{there}"
-        else:
-            del link["href"]
-    body["id"] = page
     return body
+
+
+def join(bodies: dict[str, Tag]) -> None:
+    """Rename what is named, and link it, so that both hold in one file."""
+    for page, body in bodies.items():
+        folder = PurePosixPath(page).parent
+        for picture in body.select("img"):
+            picture["src"] = normpath(str(folder / str(picture["src"])))
+        for named in body.select("[id]"):
+            named["id"] = f"{page}--{named['id']}"
+        body["id"] = page
+        for link in body.select("a[href]"):
+            target, _, name = str(link["href"]).partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue
+            there = normpath(str(folder / target)) if target else page
+            if there in bodies:
+                link["href"] = f"#{there}--{name}" if name else f"#{there}"
+            else:
+                del link["href"]
 
 
 def one_page(html: Path) -> str:
     """The book as one page, to be printed."""
-    printed = pages(html)
+    bodies = {page: body for page in pages(html) if (body := article(html, page))}
+    join(bodies)
     head = BeautifulSoup((html / "intro.html").read_text(encoding="utf-8"), "html.parser").head
     assert head is not None
     kept = [str(link) for link in head.select("link[rel=stylesheet]")]
     kept += [str(script) for script in head.select("script") if "mathjax" in str(script).lower()]
     kept += [str(head.title), f"<style>{STYLE}</style>"]
-    bodies = [str(body) for page in printed if (body := article(html, page, printed))]
     return (
         '<!DOCTYPE html><html lang="en" data-theme="light" data-mode="light"><head>'
         f'<meta charset="utf-8">{"".join(kept)}</head><body><div class="bd-content">'
-        f'<div class="bd-article-container">{"".join(bodies)}</div></div></body></html>'
+        f'<div class="bd-article-container">{"".join(map(str, bodies.values()))}</div></div>'
+        "</body></html>"
     )
 
 
@@ -115,15 +122,13 @@ def main() -> str | None:
     html = project_root() / "_build" / "html"
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     if browser is None:
-        return (
-            "Printing the book needs Chromium or Chrome: neither was found."
-        )
+        return "Printing the book needs Chromium or Chrome: neither was found."
     if not (html / "intro.html").is_file():
         return "There is no built book: make it by  synthseg book --published"
     source, pdf = html / "print.html", html / "book.pdf"
     source.write_text(one_page(html), encoding="utf-8")
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
-    command += ["--generate-pdf-document-outline", "--virtual-time-budget=300000"]
+    command += ["--generate-pdf-document-outline", "--virtual-time-budget=60000"]
     command += [f"--print-to-pdf={pdf}", source.as_uri()]
     pdf.unlink(missing_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
