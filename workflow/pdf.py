@@ -23,12 +23,13 @@ STYLE = """
 @page { size: A4; margin: 18mm 17mm 20mm; @bottom-center { content: counter(page); } }
 html { font-size: 9.5pt; }
 body { background: #fff; color: #000; }
-* { box-shadow: none !important; }  /* else their boxes become pictures */
+/* Shadows would turn what casts them into pictures. */
+*, ::before, ::after { box-shadow: none !important; text-shadow: none !important; }
 article { break-before: page; }
 article:first-of-type { break-before: auto; }
 h1 { margin-top: 0; }
 h1, h2, h3, h4, dt, .admonition-title, caption { break-after: avoid; }
-figure, img, tr, mjx-container, .sd-card { break-inside: avoid; }
+figure, img, tr, mjx-container, .sd-card, .cell_input { break-inside: avoid; }
 img { max-width: 100%; max-height: 225mm; object-fit: contain; }
 p, li, dd { orphans: 3; widows: 3; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 7.5pt; }
