@@ -24,7 +24,9 @@ STYLE = """
 html { font-size: 9.5pt; }
 body { background: #fff; color: #000; }
 /* Shadows would turn what casts them into pictures. */
-*, ::before, ::after { box-shadow: none !important; text-shadow: none !important; }
+html[data-theme] .bd-content *,
+html[data-theme] .bd-content ::before,
+html[data-theme] .bd-content ::after { box-shadow: none !important; }
 article { break-before: page; }
 article:first-of-type { break-before: auto; }
 h1 { margin-top: 0; }
