@@ -21,7 +21,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-browser test-slurm study bench book exercises lint clean
+.PHONY: help run test test-long test-browser test-slurm study bench book pdf exercises lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ bench: $(READY)  ## measure the module against its peers (NAMES); an hour on two
 book: $(READY)  ## check the published notebooks and build _build/html/index.html
 	$(BIN)/synthseg check
 	$(BIN)/synthseg book --published
+
+pdf: book  ## print the whole book to _build/html/book.pdf, by Chromium or Chrome
+	$(BIN)/python workflow/pdf.py
 
 exercises: $(READY)  ## execute the exercises with their solutions, and as students get them
 	$(BIN)/python workflow/exercises.py

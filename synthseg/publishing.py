@@ -141,6 +141,12 @@ def write_results(folder: Path, cards: Iterable[Card]) -> None:
         if card.get("memory_mib"):
             times[name] += f" and {card['memory_mib'] / 1024:.1f} GiB of memory"
         times[name] += f" ({card['device']})."
+        where = f"results/{name}.card.json"
+        if "outputs" not in card:  # not a published one
+            where = show_path(run_folder(name, card["parameters"]) / "card.json")
+        commit = card["commit"] or "unknown"
+        times[name] += f" Made at commit {commit}, finished on {card['finished'][:10]}; `synthseg"
+        times[name] += f" rerun {where}` repeats it and compares the numbers."
     parts = [f"<!-- {name} -->\n{text}\n<!-- end -->\n" for name, text in times.items()]
     write_text(folder / "times.md", "".join(parts))  # each chapter includes its part
     for name, table in {"metrics": metrics, "cards": rows}.items():
