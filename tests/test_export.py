@@ -100,6 +100,7 @@ def test_cards_go_along_without_the_users_paths(runs: dict[int, Path], tmp_path:
 
 
 def test_kernels_are_stored_to_a_32767th_of_their_largest_weight() -> None:
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(5, 3, padding="same")(inputs))
     saved = export.browser_network(model)
@@ -107,7 +108,7 @@ def test_kernels_are_stored_to_a_32767th_of_their_largest_weight() -> None:
     stored = np.frombuffer(base64.b64decode(saved["kernels"]), "<i2").reshape(3, 3, 3, 5)
     kernel = np.asarray(model.layers[-1].kernel)
     off = np.abs(stored * step["scale"] - kernel).max()
-    assert off <= np.abs(kernel).max() / 32767 / 2 * 1.001
+    assert off <= np.abs(kernel).max() / 32767 / 2 * 1.01  # kernels are rounded to 32 bits, too
 
 
 def test_without_a_run_the_pages_stay_or_say_why(runs: dict[int, Path], tmp_path: Path) -> None:
