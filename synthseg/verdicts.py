@@ -278,7 +278,7 @@ def answer(tables: Tables, amount: str = "window") -> tuple[pd.DataFrame, pd.Dat
         {"claim": list(claims), "p": raw, "adjusted p": adjusted, "verdict": verdicts}
     )
     shown = pd.DataFrame([_row(part) for part in parts])
-    # Estimates may be looked at as they come; a p before its time invites to stop when it pleases.
+    # Estimates may be looked at as they come; a p before its time tempts one to stop early.
     shown.loc[shown["seeds"] < tables.seeds, "p"] = np.nan
     table.loc[table["verdict"] == "not yet computed", ["p", "adjusted p"]] = np.nan
     return shown, table
