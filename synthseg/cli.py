@@ -227,6 +227,10 @@ def book(
         if published:
             index = publishing.build_published()
         else:
+            with terminal.quiet_libraries():
+                import tensorflow as tf
+
+                tf.config.list_logical_devices()  # for the networks of the interactive pages
             index, executed = publishing.build_run(profile, seed)
             console.print(f"Executed chapters: {', '.join(executed) or 'none'}")
         console.print(f"The book is at {show_path(index)}")
