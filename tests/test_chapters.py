@@ -57,10 +57,13 @@ def executed(
 
 
 @pytest.mark.parametrize("chapter", files.CHAPTERS)
-def test_chapter_runs_and_leaves_what_it_promises(executed: dict, chapter: int) -> None:
+def test_chapter_runs_and_leaves_what_it_promises(
+    executed: dict, small_data: dict, chapter: int
+) -> None:
     folder = executed[chapter].parent
     card = files.read_json(folder / "card.json")
     assert card["finished"]
+    assert card["data"]["name"] == Path(small_data["data"]).name
     assert card["parameters"]["size"] == 32
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     code = keys.code_cells(read(executed[chapter]))

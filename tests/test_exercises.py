@@ -78,7 +78,8 @@ def test_what_a_student_has_written_is_kept(tmp_path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_exercises_are_small_and_described(path) -> None:
-    assert path.stat().st_size < 600_000
+    pictured = path.stem == "what_goes_wrong"  # a page of pictures, without exercises
+    assert path.stat().st_size < (600_000 if pictured else 300_000)
     for cell in read(path).cells:
         pictures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
         described = cell.metadata.get("mystnb", {})
