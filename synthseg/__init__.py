@@ -5,8 +5,8 @@ of them, ``sampling`` cuts crops, ``masks`` composes new masks, ``gan`` turns ma
 ``segmenter`` and ``joint`` learn from real and synthetic images by the rules in ``arms``, and
 ``metrics``, ``frechet`` and ``statistics`` judge the outcome. ``training`` trains all of them,
 ``fast`` computes their networks faster, and ``figures`` draws. ``runs`` makes a chapter's run of
-it, ``jobs`` executes chapters, ``publishing`` makes the book, ``exercises`` checks answers, and
-``cli`` is the command line.
+it, by ``parameters`` and ``keys``, and ``verdicts`` reads the study's tables; ``exercises`` checks
+answers. What executes chapters and makes the book of them is in ``command``.
 """
 
 import os

@@ -136,8 +136,9 @@ def write_stack(folder: Path, grey: int = 90) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of three small chapters and a book; other processes find it, too."""
-    from synthseg import cli, parameters, publishing, reruns
+    from synthseg import parameters
     from synthseg import project as files
+    from synthseg.command import cli, publishing, reruns
 
     root = tmp_path / "project"
     monkeypatch.setenv("SYNTHSEG_ROOT", str(root))

@@ -8,7 +8,7 @@ from zipfile import ZipFile
 import pytest
 
 from synthseg import project as files
-from synthseg import publishing
+from synthseg.command import publishing
 
 
 class Page(HTMLParser):

@@ -10,8 +10,9 @@ import papermill
 import pytest
 import tifffile
 
-from synthseg import jobs, keys, parameters
+from synthseg import keys, parameters
 from synthseg import project as files
+from synthseg.command import jobs
 
 # Smaller than the smoke profile: this shows that the code runs, not that anything is learned.
 TINY_CHAPTER = {
@@ -74,7 +75,7 @@ def test_chapter_runs_and_leaves_what_it_promises(
 def test_chapter_3_leaves_what_predict_and_the_terminal_need(
     executed: dict, small_data: dict, tmp_path: Path
 ) -> None:
-    from synthseg import predict, terminal
+    from synthseg.command import predict, terminal
 
     folder = executed[3].parent
     numbers = files.read_json(folder / "metrics.json")

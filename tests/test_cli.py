@@ -13,8 +13,9 @@ from skimage.io import imsave
 from test_predict import make_run
 from typer.testing import CliRunner
 
-from synthseg import cli, contact, jobs, keys, publishing, runs, volumes
+from synthseg import keys, runs, volumes
 from synthseg import project as files
+from synthseg.command import cli, contact, jobs, publishing
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -259,7 +260,7 @@ def test_help(command: str) -> None:
 
 
 def test_help_does_not_wait_for_heavy_imports() -> None:
-    code = "import sys, synthseg.cli; print(*sorted(sys.modules))"
+    code = "import sys, synthseg.command.cli; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     heavy = {"tensorflow", "keras", "pandas", "scipy", "skimage", "IPython", "papermill"}

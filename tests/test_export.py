@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthseg import METHOD_VERSION, export, gan, masks, segmenter, volumes
+from synthseg import METHOD_VERSION, gan, masks, segmenter, volumes
+from synthseg.command import export
 from synthseg.project import CHAPTERS, RunError, project_root, read_json, write_json, write_text
 
 SIZE, SNAPSHOTS = 32, 2

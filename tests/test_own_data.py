@@ -14,7 +14,7 @@ from scipy import ndimage
 from test_volumes import SHAPE, example, write_pair, write_slices, write_tiff
 from typer.testing import CliRunner
 
-from synthseg import cli
+from synthseg.command import cli
 from synthseg.stacks import decode, phantom
 from synthseg.stacks.check import check_image, check_mask, read_mask
 from synthseg.stacks.compare import check_pair

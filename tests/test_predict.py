@@ -9,7 +9,7 @@ import tifffile
 from skimage.io import imread, imsave
 
 from synthseg import segmenter
-from synthseg.predict import CHAPTER, Trained, open_run, predict
+from synthseg.command.predict import CHAPTER, Trained, open_run, predict
 from synthseg.project import RunError, write_json
 from synthseg.sampling import to_network_image
 from synthseg.stacks import DataError

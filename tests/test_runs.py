@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 from conftest import given, make_chapter, write_stack
 
-from synthseg import jobs, keys, parameters, publishing, reruns, runs
+from synthseg import keys, parameters, runs
 from synthseg import project as files
+from synthseg.command import jobs, publishing, reruns
 
 # Parameters ---------------------------------------------------------------------------------------
 
@@ -423,7 +424,7 @@ def test_two_commands_do_not_share_a_folder(project: Path) -> None:
 def test_the_command_goes_on_where_it_was_killed(project: Path, sent: signal.Signals) -> None:
     def command(profile: str) -> subprocess.Popen[bytes]:
         (project / "params" / f"{profile}.yaml").write_text("02_gan:\n  steps: 2000\n")
-        called = [sys.executable, "-m", "synthseg.cli", "run", "2", "--profile", profile]
+        called = [sys.executable, "-m", "synthseg.command.cli", "run", "2", "--profile", profile]
         with (project / f"{profile}.log").open("ab") as log:
             return subprocess.Popen(called, stdout=log, stderr=log)
 

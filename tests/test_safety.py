@@ -12,8 +12,9 @@ import pytest
 import typer.testing
 from conftest import given
 
-from synthseg import cli, keys, notebook, parameters, publishing, runs
+from synthseg import keys, notebook, parameters, runs
 from synthseg import project as files
+from synthseg.command import cli, publishing
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = [

@@ -17,10 +17,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from synthseg.command.publishing import outputs_fingerprint, with_outputs
 from synthseg.exercises import for_students, notebooks
 from synthseg.keys import code_cells, code_fingerprint
 from synthseg.project import sha256, write_text
-from synthseg.publishing import outputs_fingerprint, with_outputs
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path, **options: bool) -> None:

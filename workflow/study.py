@@ -26,8 +26,9 @@ import yaml
 from skimage.measure import label, regionprops
 from skimage.segmentation import clear_border
 
-from synthseg import METHOD_VERSION, jobs, keys, parameters, publishing
+from synthseg import METHOD_VERSION, keys, parameters
 from synthseg.arms import ARMS
+from synthseg.command import jobs, publishing
 from synthseg.project import (
     ChapterError,
     RunError,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from synthseg.export import PAGES
+from synthseg.command.export import PAGES
 
 RUN = Path(__file__).parents[2] / "book" / PAGES
 pytestmark = pytest.mark.skipif(

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from synthseg import export, gan, segmenter
+from synthseg import gan, segmenter
+from synthseg.command import export
 from synthseg.project import RunError, project_root
 
 PROGRAM = project_root() / "book" / "_extra" / "live" / "network.js"

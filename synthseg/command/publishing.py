@@ -291,7 +291,7 @@ def build_run(profile: str | None, seed: int | None = None) -> tuple[Path, list[
         write_text(page, _without_missing(page.read_text(encoding="utf-8"), page.stem, shown))
     write_results(book.parent / "results", [cards[name] for name in shown])
     if (book / "_extra").is_dir():  # interactive pages, which are to show this run's networks
-        from synthseg import export
+        from synthseg.command import export
 
         export.write_or_say(folders({name: runs[name] for name in shown}), book)
     built = _build(book, config, strict=len(shown) == len(CHAPTERS))

@@ -17,8 +17,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from tabulate import tabulate
 
-from synthseg import jobs, keys
-from synthseg.jobs import Job, Progress
+from synthseg import keys
+from synthseg.command import jobs
+from synthseg.command.jobs import Job, Progress
 from synthseg.parameters import Scalar
 from synthseg.project import (
     ChapterError,

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from synthseg import parameters, terminal
+from synthseg import parameters
+from synthseg.command import terminal
+from synthseg.command.terminal import console, errors, plain_errors
 from synthseg.project import CHAPTERS, plural, project_root, read_json, show_duration, show_path
-from synthseg.terminal import console, errors, plain_errors
 
 # What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
 app = typer.Typer(
@@ -152,7 +153,7 @@ def predict(
     Example:  synthseg predict runs/cpu/seed-0/03_baseline_segmentation new_slices new_masks
     """
     with console.status("Reading the run …"), terminal.quiet_libraries():
-        from synthseg import predict as masks
+        from synthseg.command import predict as masks
     trained = masks.open_run(run)
     console.print(escape(trained.text))
     if nm_per_pixel is None:
@@ -187,7 +188,7 @@ def rerun(
 
     Example:  synthseg rerun results/03_baseline_segmentation.card.json
     """
-    from synthseg import reruns
+    from synthseg.command import reruns
 
     cards = reruns.read_cards(card)
     planned = terminal.make_plan({item.chapter: item.parameters for item in cards})
@@ -221,7 +222,7 @@ def book(
 
     The first page is book/index.html beside the runs. Chapters that were not executed say so.
     """
-    from synthseg import publishing
+    from synthseg.command import publishing
 
     with console.status("Building the book, about a minute …"):
         if published:
@@ -255,7 +256,7 @@ def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
 
     Refused if a chapter was changed after its run.
     """
-    from synthseg import publishing
+    from synthseg.command import publishing
 
     listed = ", ".join(publishing.publish(profile, seed))
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
@@ -268,7 +269,7 @@ def export_pages(profile: Profile = "pages", seed: Seed = None) -> None:
 
     The book of your own run (synthseg book) has its own networks there without this.
     """
-    from synthseg import export, publishing
+    from synthseg.command import export, publishing
 
     runs = publishing.folders(publishing.finished_runs(profile, seed))
     with console.status("Exporting networks and images, about a minute …"):
@@ -283,7 +284,7 @@ def export_pages(profile: Profile = "pages", seed: Seed = None) -> None:
 @plain_errors()
 def check() -> None:
     """Say what made each published chapter, and fail if its code has changed since."""
-    from synthseg import publishing
+    from synthseg.command import publishing
 
     if not terminal.show_checked(publishing.check()):
         raise typer.Exit(1)
@@ -319,7 +320,7 @@ def check_data(
     terminal.show_findings(found)
     if dataset:
         terminal.show_dataset(dataset)
-        from synthseg import contact
+        from synthseg.command import contact
 
         with console.status("Drawing …"):
             picture = contact.save(dataset, project_root() / "runs" / "checks")
