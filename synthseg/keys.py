@@ -43,9 +43,6 @@ INPUTS = {"generator": 2, "segmenter": 3}
 Empty stands for the sibling; "none", in the study, for a run that needs none.
 """
 
-LOCK_WAIT = 10.0
-"""Seconds to wait for a lock: the kernel of a killed run ends about a second after it."""
-
 
 class MissingRun(RunError):
     """A run of an earlier chapter that is missing or does not fit."""
@@ -182,10 +179,11 @@ def set_aside(folder: Path, key: str | None = None) -> Path | None:
     return folder.rename(kept) if kept else None
 
 
-def hold(folder: Path, wait: float = LOCK_WAIT) -> AcquireReturnProxy:
+def hold(folder: Path, wait: float = 10.0) -> AcquireReturnProxy:
     """Take the lock of a folder for this process, until the result is gone or its ``with`` ends.
 
-    The system frees it, too, when the process ends. A process may hold a lock more than once.
+    The system frees it, too, when the process ends. A process may hold a lock more than once. It
+    waits some seconds, for the kernel of a killed run ends about one second after it.
     """
     path = folder.with_name(f".{folder.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,6 @@ from synthseg.project import CHAPTERS, ParameterError, chapter_path, project_roo
 
 Scalar = bool | int | float | str | None
 
-REQUIRED = ("data", "nm_per_pixel", "seed", "folder")
-"""Parameters of every chapter."""
-
 KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -49,8 +46,6 @@ def default_parameters(path: Path) -> dict[str, Scalar]:
             f"'{ast.unparse(statement)}' in the parameters cell of {path} is not the assignment "
             "of a plain number, text, True, False or None to a name."
         )
-    if absent := [name for name in REQUIRED if name not in defaults]:
-        raise ParameterError(f"The parameters cell of {path} lacks {', '.join(absent)}.")
     return defaults
 
 
@@ -71,8 +66,7 @@ def convert(name: str, value: Scalar, default: Scalar) -> Scalar:
             return float(value)
         if kind is int and float(value).is_integer():
             return int(value)
-    shown = repr(value)[:200]  # a page of brackets would hide the message
-    raise ParameterError(f"{name} is {shown}, but must be {KINDS[kind]} (default {default!r}).")
+    raise ParameterError(f"{name} is {value!r}, but must be {KINDS[kind]} (default {default!r}).")
 
 
 def parse(text: str) -> Scalar:
@@ -144,29 +138,22 @@ def folder_of(profile: str, data: str) -> str:
     return f"runs/{profile}-{re.sub(r'[^a-zA-Z0-9_.-]+', '-', name)[:60]}"
 
 
-def profile_path(name: str) -> Path:
-    """Path of a profile, whether or not it exists; its name may not be a path itself."""
-    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
-        raise ParameterError(f"{name!r} is no name of a profile: it may not be a path.")
-    return project_root() / "params" / f"{name}.yaml"
-
-
 def read_profile(name: str) -> dict[str, dict[str, Any]]:
     """Read the groups of parameters in a profile, a YAML file in ``params/``."""
-    path = profile_path(name)
-    if not path.is_file():
-        raise unknown(name, (file.stem for file in path.parent.glob("*.yaml")), "params/")
+    profiles = {path.stem: path for path in (project_root() / "params").glob("*.yaml")}
+    if name not in profiles:
+        raise unknown(name, profiles, "params/")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(profiles[name].read_text(encoding="utf-8")) or {}
         groups = {group: dict(values or {}) for group, values in content.items()}
     except (yaml.YAMLError, AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ParameterError(
-            f"params/{path.name} must be plain YAML: groups such as 'all:', each with "
+            f"params/{name}.yaml must be plain YAML: groups such as 'all:', each with "
             f"'name: value' lines ({' '.join(str(error).split())[:200]})."
         ) from error
     for group in groups:
         if group not in ("all", *CHAPTERS.values()):
-            raise unknown(str(group), ("all", *CHAPTERS.values()), f"params/{path.name}")
+            raise unknown(str(group), ("all", *CHAPTERS.values()), f"params/{name}.yaml")
     return groups
 
 

@@ -29,7 +29,6 @@ from synthseg import keys, machine, notebook, training
 from synthseg.parameters import Scalar, given_parameters, without_paths
 from synthseg.project import (
     ParameterError,
-    RunError,
     chapter_name,
     read_json,
     sha256,
@@ -40,7 +39,7 @@ from synthseg.project import (
 )
 from synthseg.volumes import Dataset
 
-__all__ = ["ParameterError", "Run", "RunError", "read_json", "start", "write_json"]
+__all__ = ["ParameterError", "Run", "read_json", "start"]
 
 
 def start(chapter: int | str, namespace: dict[str, Any]) -> "Run":

@@ -91,7 +91,7 @@ def test_a_dry_run_says_what_would_run(executed: list, project: Path) -> None:
         (["3", "--set", "steps"], "name=value"),
         (["3", "--set", "folder=here"], "--profile"),
         (["3", "--profile", "smokes"], "'smoke'"),
-        (["3", "--profile", "../smoke"], "may not be a path"),
+        (["3", "--profile", "../smoke"], "did you mean 'smoke'"),
         (["1", "8"], "chapter 8"),
         (["3"], "synthseg run 2 --profile smoke"),
         (["1", "--data", "elsewhere"], "elsewhere"),
@@ -151,20 +151,18 @@ def test_before_any_run(project: Path) -> None:
     assert "never published" in result.output
 
 
-def test_check_says_what_made_a_chapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = {
-        "commit": "abc123",
-        "data": {"name": "phantom", "fingerprint": "ab12"},
-        "method_version": 1,
-        "finished": "2026-01-01",
-        "parameters": {"steps": 20},
-    }
-    monkeypatch.setattr(publishing, "check", lambda: {"01_data": (card, [])})
+def test_check_says_what_is_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = {"01_data": [], "02_gan": ["its code was changed after its run"]}
+    monkeypatch.setattr(publishing, "check", lambda: checked)
     monkeypatch.setattr(publishing, "answer_is_current", lambda: True)
     result = call("check")
-    assert result.code == 0
-    for part in ("abc123", "ab12", "method version 1", "steps=20"):
+    assert result.code == 1
+    for part in ("01_data  good", "02_gan  stale", "its code was changed", "1 of 2 chapters"):
         assert part in result.output
+    checked["02_gan"] = []
+    assert call("check").code == 0
+    monkeypatch.setattr(publishing, "answer_is_current", lambda: False)
+    assert "Chapter 8" in call("check").output
 
 
 def test_rerun_of_another_machine_judges_scores_only(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthseg import METHOD_VERSION, gan, masks, segmenter, volumes
+from synthseg import METHOD_VERSION, gan, keys, masks, segmenter, volumes
 from synthseg.command import export
-from synthseg.project import CHAPTERS, RunError, project_root, read_json, write_json, write_text
+from synthseg.project import CHAPTERS, RunError, project_root, read_json, write_text
 
 SIZE, SNAPSHOTS = 32, 2
 PARAMETERS: dict[str, Any] = {
@@ -33,29 +33,28 @@ def disks() -> volumes.Dataset:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, Path]:
-    """Runs of chapters 2 and 3 as far as the pages need them, with untrained networks."""
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
+    """Cards of chapters 2 and 3 as far as the pages need them; their networks are untrained."""
     monkeypatch.setattr("synthseg.keys.load_data", lambda parameters: disks())
-    folders = {chapter: tmp_path / CHAPTERS[chapter] for chapter in (2, 3)}
-    for chapter, folder in folders.items():
-        card = {"chapter": CHAPTERS[chapter], "parameters": PARAMETERS, "key": "0123456789"}
-        card |= {"profile": "mine", "commit": None, "method_version": 5, "device": "a computer"}
-        card |= {"finished": "2026-01-01T00:00:00+00:00", "data": {"name": "d", "fingerprint": "f"}}
-        write_json(folder / "card.json", card)
-        write_json(folder / "metrics.json", {"dice": 0.5})
+    parameters = {**PARAMETERS, "folder": str(tmp_path)}
+    card = {"parameters": parameters, "key": "0123456789", "metrics": {"dice": 0.5}}
+    card |= {"profile": "mine", "commit": None, "method_version": 5, "device": "a computer"}
+    card |= {"finished": "2026-01-01T00:00:00+00:00", "data": {"name": "d", "fingerprint": "f"}}
+    folders = {chapter: keys.run_folder(chapter, parameters) for chapter in (2, 3)}
     settings = gan.GANSettings(
         **{name: PARAMETERS[name] for name in vars(gan.original_settings(2, 8))}
     )
     for number in range(1, SNAPSHOTS + 1):
-        (folders[2] / "gan").mkdir(exist_ok=True)
+        (folders[2] / "gan").mkdir(parents=True, exist_ok=True)
         for kind in ("generator", "discriminator"):
             model = getattr(gan, f"build_{kind}")(settings)
             model.save(folders[2] / "gan" / f"{kind}-{number:03d}.keras")
     history = "epoch,step,d_real,d_fake,l1\n1,10,0.5,0.5,0.4\n2,20,0.75,0.25,0.3\n"
     write_text(folders[2] / "gan.history.csv", history)
     small = segmenter.SegmenterSettings(SIZE, "half", 2, 0.2, 0.3, 1e-3, "constant")
+    folders[3].mkdir()
     segmenter.build_ritnet(small).save(folders[3] / export.SEGMENTER)
-    return folders
+    return {name: {"chapter": name, **card} for name in (CHAPTERS[2], CHAPTERS[3])}
 
 
 def content(book: Path, name: str) -> Any:
@@ -64,7 +63,7 @@ def content(book: Path, name: str) -> Any:
     return json.loads(text[text.index("=") + 1 : text.rindex(";")])
 
 
-def test_pages_show_what_the_runs_hold(runs: dict[int, Path], tmp_path: Path) -> None:
+def test_pages_show_what_the_runs_hold(runs: dict[str, dict], tmp_path: Path) -> None:
     book = tmp_path / "book"
     folder = export.write_pages(runs, book)
     run, saved = content(book, "run.js"), content(book, "networks.js")
@@ -91,10 +90,10 @@ def test_pages_show_what_the_runs_hold(runs: dict[int, Path], tmp_path: Path) ->
     assert set(saved) == {"generator", "discriminator", "segmenter"}
 
 
-def test_cards_go_along_without_the_users_paths(runs: dict[int, Path], tmp_path: Path) -> None:
+def test_cards_go_along_without_the_users_paths(runs: dict[str, dict], tmp_path: Path) -> None:
     folder = export.write_pages(runs, tmp_path / "book")
     for chapter in runs:
-        card = read_json(folder / f"{CHAPTERS[chapter]}.card.json")
+        card = read_json(folder / f"{chapter}.card.json")
         assert card["metrics"] == {"dice": 0.5}
         assert card["parameters"]["data"] == "mine"
     assert "somebody" not in (folder / "run.js").read_text(encoding="utf-8")
@@ -112,21 +111,21 @@ def test_kernels_are_stored_to_a_32767th_of_their_largest_weight() -> None:
     assert off <= largest / 32767 / 2 + largest * np.finfo("f4").eps  # 32 bits are rounded, too
 
 
-def test_without_a_run_the_pages_stay_or_say_why(runs: dict[int, Path], tmp_path: Path) -> None:
+def test_without_a_run_the_pages_stay_or_say_why(runs: dict[str, dict], tmp_path: Path) -> None:
     book = tmp_path / "book"
     export.write_pages(runs, book)
-    before = content(book, "run.js")
+    before, partial = content(book, "run.js"), {CHAPTERS[2]: runs[CHAPTERS[2]]}
     with pytest.raises(RunError, match="chapters 2 and 3, and 3 was not"):
-        export.write_pages({2: runs[2]}, book)
+        export.write_pages(partial, book)
     assert content(book, "run.js") == before
-    export.write_or_say({2: runs[2]}, book)
+    export.write_or_say(partial, book)
     assert "3 was not" in content(book, "run.js")["missing"]
     assert not (book / export.PAGES / "networks.js").exists()
 
 
-def test_runs_of_other_pixels_are_refused(runs: dict[int, Path], tmp_path: Path) -> None:
-    card = read_json(runs[3] / "card.json")
-    write_json(runs[3] / "card.json", {**card, "parameters": {**PARAMETERS, "crop": SIZE}})
+def test_runs_of_other_pixels_are_refused(runs: dict[str, dict], tmp_path: Path) -> None:
+    card = runs[CHAPTERS[3]]
+    card["parameters"] = {**card["parameters"], "crop": SIZE}
     with pytest.raises(RunError, match="other data or pixels"):
         export.write_pages(runs, tmp_path / "book")
 

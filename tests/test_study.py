@@ -10,6 +10,7 @@ import yaml
 from nbclient import NotebookClient
 
 from synthseg import keys, verdicts
+from synthseg.project import ChapterError
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "workflow"))
@@ -78,10 +79,10 @@ def test_the_plan_is_what_the_page_says(phantom):
 
 def test_from_the_rules_to_the_verdicts(toy, capsys):
     settings = Path("params/study.yaml")
-    assert study.main(settings, 2, dry_run=True) == 0
+    study.main(settings, 2, dry_run=True)
     said = capsys.readouterr().out
     assert said.startswith("0 runs done, 3 runs left")
-    assert study.main(settings, 2, dry_run=False) == 0
+    study.main(settings, 2, dry_run=False)
     results = toy / "results"
     tables = {path.name: path.read_bytes() for path in results.glob("study_*.csv")}
     runs = study.finished(results)
@@ -92,14 +93,14 @@ def test_from_the_rules_to_the_verdicts(toy, capsys):
     # What is committed is the receipt: in a fresh clone, without the runs, nothing is repeated, and
     # one missing arm needs its GAN once more.
     (toy / "runs").rename(toy / "gone")
-    assert study.main(settings, 2, dry_run=False) == 0
+    study.main(settings, 2, dry_run=False)
     assert not (toy / "runs" / "study" / "window").exists()
     frame = pd.read_csv(results / "study_runs.csv", dtype=str, keep_default_na=False)
     frame[frame["name"] != "A5"].to_csv(
         results / "study_runs.csv", index=False, lineterminator="\n"
     )
     capsys.readouterr()
-    assert study.main(settings, 2, dry_run=False) == 0
+    study.main(settings, 2, dry_run=False)
     made = sorted(path.parent.name for path in (toy / "runs").rglob("card.json"))
     assert made == ["train_arm", "train_gan"]
     again = pd.read_csv(results / "study_arms.csv").sort_values(["key", "scored", "unit"])
@@ -118,9 +119,9 @@ def test_a_failed_run_is_named_and_stops_no_other(toy, small_data, capsys):
     plan = {**TOY["plan"], "arms": {"window": ["A1"]}}
     broken = {**TOY, "all": small_data, "plan": plan, "train_gan": {**TOY["train_gan"], "width": 0}}
     (toy / "params" / "study.yaml").write_text(yaml.safe_dump(broken))
-    assert study.main(Path("params/study.yaml"), 2, dry_run=False) == 1
-    said = capsys.readouterr()
-    assert "train_gan stopped in cell" in said.err
+    with pytest.raises(ChapterError, match="train_gan stopped in cell"):
+        study.main(Path("params/study.yaml"), 2, dry_run=False)
+    assert "seed 1  failed" in capsys.readouterr().err
     assert {row["name"] for row in study.finished(toy / "results").values()} == {"A1", "A1again"}
 
 

@@ -92,9 +92,8 @@ def main(plan_file: str, run: str) -> int:
     elif threads := os.environ.get("OMP_NUM_THREADS"):  # what Snakemake asked the cluster for
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
     os.environ["SYNTHSEG_ROOT"] = plan["root"]
-    # Kernels inherit these: no start-up messages of TensorFlow in the book, and the kernel that
-    # belongs to this environment rather than one of the same name in the user's home folder.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Kernels inherit these: the kernel that belongs to this environment rather than one of the same
+    # name in the user's home folder.
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")  # see training.reproducible
     # They must not inherit a user's Matplotlib backend: chapters would show no figures.

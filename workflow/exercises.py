@@ -51,7 +51,6 @@ def problems(path: Path) -> list[str]:
     found = []
     if stored.metadata.get("executed") != stamp(stored):
         renewed = with_outputs(stored, executed)
-        assert renewed is not None
         renewed.metadata["executed"] = stamp(renewed)
         write_text(path, nbformat.writes(renewed) + "\n")
         found.append("its outputs were not of this code: they have been written anew")
@@ -69,7 +68,6 @@ def problems(path: Path) -> list[str]:
 def main(names: list[str]) -> int:
     """Execute the named notebooks, or all; 1 if something is wrong."""
     # Kernels inherit these, as in workflow/chapter.py.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     os.environ.pop("MPLBACKEND", None)
     wrong = 0

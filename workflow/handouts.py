@@ -70,7 +70,8 @@ def write_deck(page: Path) -> None:
         tag.decompose()
     chapter = soup.select_one("article > section")
     assert chapter is not None, f"{page.name} has no text"
-    shown = [*opening(chapter), *cards(chapter)]
+    question = chapter.find_all("p", limit=1)
+    shown = [(heading(chapter), str(chapter["id"]), question), *cards(chapter)]
     slides = []
     for number, (title, anchor, content) in enumerate(shown, 1):
         for tag in content:
@@ -102,12 +103,6 @@ def heading(section: Tag) -> str:
 def parts(section: Tag) -> list[Tag]:
     """The elements that a section consists of."""
     return [part for part in section.children if isinstance(part, Tag)]
-
-
-def opening(chapter: Tag) -> Iterator[Card]:
-    """The question of a chapter: its first paragraph."""
-    question = next(part for part in chapter.find_all("p"))
-    yield heading(chapter), str(chapter["id"]), [question]
 
 
 def cards(section: Tag) -> Iterator[Card]:

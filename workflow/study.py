@@ -9,8 +9,6 @@ with what is missing there, and trains a GAN again only where an arm that is mis
 """
 
 import argparse
-import csv
-import io
 import json
 import os
 import statistics
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from skimage.measure import label, regionprops
 from skimage.segmentation import clear_border
@@ -30,7 +29,6 @@ from synthseg import METHOD_VERSION, keys, parameters
 from synthseg.arms import ARMS
 from synthseg.command import jobs, publishing
 from synthseg.project import (
-    ChapterError,
     RunError,
     chapter_path,
     plural,
@@ -145,12 +143,8 @@ class Plan:
         given = {**self.settings["all"], **self.settings[notebook], **changes}
         given["part"] = self.parts.get((amount, seed), "")
         given |= {"seed": seed, "folder": f"{self.base}/{amount}/{name}"}
-        for key in given:
-            if key not in defaults:
-                raise parameters.unknown(key, defaults, f"workflow/{notebook}.ipynb")
-        typed = {key: parameters.convert(key, value, defaults[key]) for key, value in given.items()}
-        fingerprint = self.dataset.fingerprint
-        return Cell(notebook, amount, name, seed, {**defaults, **typed}, gan, fingerprint)
+        typed = parameters.given_parameters(notebook, {**defaults, **given})
+        return Cell(notebook, amount, name, seed, typed, gan, self.dataset.fingerprint)
 
     def cells(self) -> Iterator[Cell]:
         """All runs in the order of the plan: block by block, and in a block seed by seed."""
@@ -172,9 +166,7 @@ class Plan:
                 for decoder in ("transposed", "resize"):
                     name = f"gan-{recipe}-{decoder}"
                     yield self.gan("all", name, seed, **changes, decoder=decoder)
-        for number in range(
-            1, plan["random_gans"] + 1
-        ):  # claim 5: independent generators of any quality
+        for number in range(1, plan["random_gans"] + 1):  # claim 5: GANs of any quality
             rng = np.random.default_rng([number, 5])
             drawn = {
                 name: values[rng.integers(len(values))] for name, values in plan["random"].items()
@@ -203,8 +195,7 @@ Rows = list[dict[str, Any]]
 def _read(path: Path) -> Rows:
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def finished(results: Path) -> dict[str, dict[str, str]]:
@@ -215,12 +206,8 @@ def finished(results: Path) -> dict[str, dict[str, str]]:
 def _append(path: Path, rows: Rows) -> None:
     """Add rows to a table, by replacing the file: it is never seen half-written."""
     old = [row for row in _read(path) if row["key"] != rows[0]["key"]]  # of a killed `collect`
-    buffer = io.StringIO()
-    columns = dict.fromkeys(name for row in (*old, *rows) for name in row)  # arms differ in curves
-    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*old, *rows])
-    write_text(path, buffer.getvalue())
+    table = pd.DataFrame([*old, *rows], dtype=object)  # arms differ in the columns of their curves
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def collect(cell: Cell, folder: Path, results: Path) -> None:
@@ -268,34 +255,29 @@ def time_left(cells: list[Cell], done: dict[str, dict[str, str]]) -> str:
     return text
 
 
-def main(settings_file: Path, side_by_side: int, dry_run: bool, executor: str | None = None) -> int:
-    """Go on with the study; 1 if a run failed."""
+def main(
+    settings_file: Path, side_by_side: int, dry_run: bool, executor: str | None = None
+) -> None:
+    """Go on with the study; a RunError if a run failed, when all others are done."""
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"  # with two, numbers differ a little
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
     root, base = project_root(), f"runs/{settings_file.stem}"
-    try:
-        dataset = keys.load_data({"nm_per_pixel": None, **settings["all"]})
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 1
+    dataset = keys.load_data({"nm_per_pixel": None, **settings["all"]})
     cells = list(Plan(settings, base, dataset).cells())
     results = root / settings["plan"]["results"]
     done = finished(results)
     if strangers := done.keys() - {cell.key for cell in cells}:
-        print(
+        raise RunError(
             f"{plural(len(strangers), 'run')} in {show_path(results)}/study_runs.csv are not of "
-            "this plan: restore the settings and notebooks, or rename the study's tables.",
-            file=sys.stderr,
+            "this plan: restore the settings and notebooks, or rename the study's tables."
         )
-        return 1
     pairs = waiting(cells, done)
     print(f"{plural(len(done), 'run')} done, {time_left(cells, done)}.")
     if dry_run:
         for cell, _ in pairs:
             print(cell.notebook, cell.amount, cell.name, f"seed {cell.seed}", cell.key)
-        return 0
+        return
     cell_of = {job.folder: cell for cell, job in pairs}
-
     failed: set[Path] = set()
 
     def show(job: jobs.Job, progress: jobs.Progress) -> None:
@@ -310,21 +292,15 @@ def main(settings_file: Path, side_by_side: int, dry_run: bool, executor: str | 
             left = time_left(cells, done)
             print(f"{cell.amount}  {cell.name}  seed {cell.seed}  {took}; {left}", flush=True)
 
-    try:
-        chosen = [job for _, job in pairs]
-        jobs.execute(
-            chosen,
-            root / base,
-            show,
-            side_by_side=side_by_side,
-            in_order=True,
-            keep_going=True,
-            executor=executor,
-        )
-    except (ChapterError, RunError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    jobs.execute(
+        [job for _, job in pairs],
+        root / base,
+        show,
+        side_by_side=side_by_side,
+        in_order=True,
+        keep_going=True,
+        executor=executor,
+    )
 
 
 if __name__ == "__main__":
@@ -335,7 +311,10 @@ if __name__ == "__main__":
     parser.add_argument("--executor", help="a profile in workflow/profiles/, for a cluster")
     parser.add_argument("--publish", action="store_true", help="put the answer into the book, only")
     arguments = parser.parse_args()
-    if arguments.publish:
-        publishing.publish_answer()
-        sys.exit()
-    sys.exit(main(arguments.settings, arguments.jobs, arguments.dry_run, arguments.executor))
+    try:
+        if arguments.publish:
+            publishing.publish_answer()
+        else:
+            main(arguments.settings, arguments.jobs, arguments.dry_run, arguments.executor)
+    except (RunError, DataError) as error:
+        sys.exit(str(error))

@@ -48,9 +48,6 @@ Profile = Annotated[
         "(small networks), gpu (the original study's size) or original (its behaviour, too)."
     ),
 ]
-Seed = Annotated[
-    int | None, typer.Option(min=0, help="Seed of the run; the latest run's if not given.")
-]
 Force = Annotated[
     bool, typer.Option("--force", help="Start anew, even where a run is finished; it is kept.")
 ]
@@ -213,7 +210,6 @@ def book(
             help="Folder of the runs below runs/, such as smoke; the latest run's if not given."
         ),
     ] = None,
-    seed: Seed = None,
     published: Annotated[
         bool, typer.Option("--published", help="Build the published book to _build/html instead.")
     ] = False,
@@ -232,7 +228,7 @@ def book(
                 import tensorflow as tf
 
                 tf.config.list_logical_devices()  # for the networks of the interactive pages
-            index, executed = publishing.build_run(profile, seed)
+            index, executed = publishing.build_run(profile)
             console.print(f"Executed chapters: {', '.join(executed) or 'none'}")
         console.print(f"The book is at {show_path(index)}")
 
@@ -251,29 +247,29 @@ def student(
 
 @app.command()
 @plain_errors()
-def publish(profile: Profile = "cpu", seed: Seed = None) -> None:
-    """Put the outputs of a run into the notebooks in book/, and its numbers into results/.
+def publish(profile: Profile = "cpu") -> None:
+    """Put the outputs of a profile's latest run into book/, and its numbers into results/.
 
     Refused if a chapter was changed after its run.
     """
     from synthseg.command import publishing
 
-    listed = ", ".join(publishing.publish(profile, seed))
+    listed = ", ".join(publishing.publish(profile))
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
 
 
 @app.command("export")
 @plain_errors()
-def export_pages(profile: Profile = "pages", seed: Seed = None) -> None:
-    """Put the networks of a run of chapters 2 and 3 behind the interactive pages in book/.
+def export_pages(profile: Profile = "pages") -> None:
+    """Put the networks of the latest run of chapters 2 and 3 behind the interactive pages in book/.
 
     The book of your own run (synthseg book) has its own networks there without this.
     """
     from synthseg.command import export, publishing
 
-    runs = publishing.folders(publishing.finished_runs(profile, seed))
+    cards = {name: card for name, (card, _) in publishing.finished_runs(profile).items()}
     with console.status("Exporting networks and images, about a minute …"):
-        pages = export.write_pages(runs, project_root() / "book")
+        pages = export.write_pages(cards, project_root() / "book")
     size = sum(path.stat().st_size for path in pages.iterdir())
     console.print(
         f"{show_path(pages)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published"
@@ -283,7 +279,7 @@ def export_pages(profile: Profile = "pages", seed: Seed = None) -> None:
 @app.command()
 @plain_errors()
 def check() -> None:
-    """Say what made each published chapter, and fail if its code has changed since."""
+    """Say whether each published chapter is still what its run gave, and fail if one is not."""
     from synthseg.command import publishing
 
     if not terminal.show_checked(publishing.check()):

@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from synthseg import gan, keys, masks, sampling
 from synthseg.parameters import without_paths
-from synthseg.project import RunError, read_json, write_json, write_text
+from synthseg.project import CHAPTERS, RunError, write_json, write_text
 
 PAGES = Path("_extra", "live", "run")
 """Where a book keeps what its interactive pages show."""
@@ -164,7 +164,7 @@ def _from_little_to_much(some_masks: np.ndarray, least: float, count: int) -> np
 # Pages ------------------------------------------------------------------------------------------
 
 
-def write_or_say(runs: Mapping[int, Path], book: Path) -> None:
+def write_or_say(runs: Mapping[str, Mapping[str, Any]], book: Path) -> None:
     """Write as :func:`write_pages` does; where that cannot be, let the pages say why."""
     try:
         write_pages(runs, book)
@@ -173,10 +173,11 @@ def write_or_say(runs: Mapping[int, Path], book: Path) -> None:
         write_text(book / PAGES / "run.js", script("synthsegRun", {"missing": str(reason)}))
 
 
-def write_pages(runs: Mapping[int, Path], book: Path) -> Path:
+def write_pages(runs: Mapping[str, Mapping[str, Any]], book: Path) -> Path:
     """Replace what the interactive pages of a book show; returns its folder.
 
-    `runs` has the folders of finished runs by chapter; those of chapters 2 and 3 are needed.
+    `runs` has the cards of finished runs, with their metrics, by the name of the chapter; those of
+    chapters 2 and 3 are needed.
 
     Crops are of the validation slices, which neither network was trained on; a generated image is
     made for the mask of a crop that is not shown beside it.
@@ -187,13 +188,15 @@ def write_pages(runs: Mapping[int, Path], book: Path) -> Path:
         If one of the runs is missing, or they see different data or pixel sizes. The folder is left
         as it was.
     """
-    if missing := [chapter for chapter in (2, 3) if chapter not in runs]:
+    if missing := [chapter for chapter in (2, 3) if CHAPTERS[chapter] not in runs]:
         raise RunError(
             f"The pages show runs of chapters 2 and 3, and {missing[0]} was not executed."
         )
-    gan_run, segmenter_run = runs[2], runs[3]
-    cards = [_card(gan_run), _card(segmenter_run)]
+    cards = [runs[CHAPTERS[chapter]] for chapter in (2, 3)]
     given = [card["parameters"] for card in cards]
+    gan_run, segmenter_run = (
+        keys.run_folder(card["chapter"], card["parameters"]) for card in cards
+    )
     if any(given[0][name] != given[1][name] for name in ("crop", "size", "resize")) or (
         cards[0]["data"]["fingerprint"] != cards[1]["data"]["fingerprint"]
     ):
@@ -229,7 +232,6 @@ def write_pages(runs: Mapping[int, Path], book: Path) -> Path:
             "noise": generator.input_shape[-1] == 2,
             "real": _bits(real_masks[chosen]),
             "composed": _bits(composed[_from_little_to_much(composed, 0.4, MASKS)]),
-            "check": _check(generator, discriminator, segmenter, real_masks[chosen[-1:]]),
         },
         "learn": _learning(gan_run, given[0], images, real_masks, new),
         "spot": _crops(generator, discriminator, images, real_masks, new, seed),
@@ -246,28 +248,6 @@ def write_pages(runs: Mapping[int, Path], book: Path) -> Path:
 def script(name: str, content: Any) -> str:
     """A script that gives a name to a JSON-like value: a page may load it from a folder, too."""
     return f"const {name} = {json.dumps(content)};\n"
-
-
-def _card(run: Path) -> dict[str, Any]:
-    """Card of a finished run with its metrics, as published cards are."""
-    return {**read_json(run / "card.json"), "metrics": read_json(run / "metrics.json")}
-
-
-def _check(
-    generator: keras.Model, discriminator: keras.Model, segmenter: keras.Model, mask: np.ndarray
-) -> dict[str, list[float]]:
-    """What Keras gives for the last of the real masks without noise, of every 61st pixel.
-
-    A test compares the browser's results with it.
-    """
-    given = np.concatenate([mask, np.zeros_like(mask)], axis=-1)[..., : generator.input_shape[-1]]
-    image = np.asarray(generator(given, training=False))
-    outputs = {
-        "generator": image,
-        "discriminator": discriminator([mask, image], training=False),
-        "segmenter": segmenter(image, training=False),
-    }
-    return {name: _numbers(np.ravel(output)[::61], 6) for name, output in outputs.items()}
 
 
 def _learning(

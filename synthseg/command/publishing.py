@@ -6,7 +6,6 @@ where the code, the method and the inputs are those of the run. Published result
 what each took; all are made from ``<chapter>.card.json``, the run cards with their metrics.
 """
 
-import glob
 import re
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from nbclient import NotebookClient
 
 from synthseg import METHOD_VERSION
 from synthseg.keys import chapter_code, code_cells, command, receipt, run_folder
-from synthseg.parameters import profile_path, without_paths
+from synthseg.parameters import without_paths
 from synthseg.project import (
     CHAPTERS,
     RunError,
@@ -46,22 +45,20 @@ Card = dict[str, Any]
 """A run card, with the recorded numbers as its ``metrics``."""
 
 
-def finished_runs(profile: str | None, seed: int | None = None) -> dict[str, tuple[Card, Any]]:
-    """Cards and notebooks of finished runs in a folder below ``runs/``, by chapter.
+def finished_runs(profile: str | None) -> dict[str, tuple[Card, Any]]:
+    """Cards and notebooks of the runs beside the latest one, by chapter, if they are finished.
 
-    By default, those of the latest seed, and without a profile of the latest folder. A run that was
-    finished in JupyterLab has no receipt, and no executed notebook: it is none.
+    `profile` is a folder below ``runs/``; of all of them if there is none. A run that was finished
+    in JupyterLab has no receipt, and no executed notebook: it is none.
     """
-    if profile is not None:
-        profile_path(profile)  # refuses what is no name
-    below = "*" if profile is None else glob.escape(profile)
-    seeds = (project_root() / "runs").glob(f"{below}/seed-{'*' if seed is None else seed}")
-    numbered = [path for path in seeds if path.name.removeprefix("seed-").isdecimal()]
-    cards = [path / name / "card.json" for path in numbered for name in CHAPTERS.values()]
-    found = [card for card in cards if card.is_file()]
+    cards = (project_root() / "runs").glob("*/seed-*/*/card.json")
+    found = [
+        card
+        for card in cards
+        if card.parent.name in CHAPTERS.values() and profile in (None, card.parents[2].name)
+    ]
     if not found:
         where = "yet" if profile is None else f"in runs/{profile}"
-        where += "" if seed is None else f" with seed {seed}"
         raise RunError(f"Nothing has been run {where}: start with  synthseg run")
     latest = max(found, key=lambda card: card.stat().st_mtime).parents[1]
     runs = {}
@@ -71,16 +68,10 @@ def finished_runs(profile: str | None, seed: int | None = None) -> dict[str, tup
             card["metrics"] = read_json(folder / "metrics.json")
             notebook = nbformat.read(folder / f"{folder.name}.ipynb", as_version=4)
             runs[folder.name] = card, notebook
+    if not runs:
+        where = show_path(latest)
+        raise RunError(f"No chapter in {where} has been finished: go on with  synthseg run")
     return runs
-
-
-def folders(runs: Mapping[str, tuple[Card, Any]]) -> dict[int, Path]:
-    """Folders of finished runs, by the number of the chapter."""
-    return {
-        number: run_folder(number, runs[name][0]["parameters"])
-        for number, name in CHAPTERS.items()
-        if name in runs
-    }
 
 
 def with_outputs(
@@ -164,15 +155,13 @@ def published_cards() -> dict[str, Card]:
     return {name: card for name, card in cards.items() if card}
 
 
-def publish(profile: str, seed: int | None = None) -> list[str]:
+def publish(profile: str) -> list[str]:
     """Put the outputs of a profile's runs into the book, and its numbers into ``results/``.
 
     Chapters without a finished run keep what was published before. Nothing is published if a run
     does not fit the book, or the runs published beside it. Returns the published chapters.
     """
-    runs, results = finished_runs(profile, seed), project_root() / "results"
-    if not runs:
-        raise RunError(f"No chapter of the profile {profile} has been finished.")
+    runs, results = finished_runs(profile), project_root() / "results"
     cards = {**published_cards(), **{name: card for name, (card, _) in runs.items()}}
     for number, name in CHAPTERS.items():
         for problem in problems(cards[name], cards) if name in runs else ():
@@ -188,17 +177,17 @@ def publish(profile: str, seed: int | None = None) -> list[str]:
     return list(runs)
 
 
-def check() -> dict[str, tuple[Card, list[str]]]:
-    """Compare every published chapter with its run card: the card, if any, and what is wrong."""
+def check() -> dict[str, list[str]]:
+    """Compare every published chapter with its run card; returns what is wrong with each."""
     cards = published_cards()
-    found: dict[str, tuple[Card, list[str]]] = {}
+    found: dict[str, list[str]] = {}
     for number, name in CHAPTERS.items():
         card = cards.get(name, {})
         wrong = list(problems(card, cards)) if card else ["it was never published"]
         notebook = nbformat.read(chapter_path(number), as_version=4)
         if card and outputs_fingerprint(notebook) != card["outputs"]:
             wrong.append("its outputs are not the ones that were published")
-        found[name] = card, wrong
+        found[name] = wrong
     return found
 
 
@@ -245,19 +234,17 @@ def build_published() -> Path:
     return _build(root / "book", root / "_config.yml", strict=True) / "index.html"
 
 
-def build_run(profile: str | None, seed: int | None = None) -> tuple[Path, list[str]]:
+def build_run(profile: str | None) -> tuple[Path, list[str]]:
     """Build the book of one's own run, also of a partial one, from ``runs/<profile>/source/``.
 
     Without a profile, the folder of the latest run is taken. Chapters that have not been executed,
     or whose run does not fit, appear without outputs, and say so; warnings are errors only if there
     are none of these. Returns the first page and the executed chapters.
     """
-    runs = finished_runs(profile, seed)
+    runs = finished_runs(profile)
     cards = {name: card for name, (card, _) in runs.items()}
     wrong = {name: next(problems(card, cards), "") for name, card in cards.items()}
     shown = [name for name in wrong if not wrong[name]]
-    if not runs:
-        raise RunError("No chapter has been finished: go on with  synthseg run")
     how = next(iter(cards.values()))["parameters"]
     root, base = project_root(), project_root() / str(how["folder"])
     book, config = base / "source" / "book", base / "source" / "_config.yml"
@@ -293,7 +280,7 @@ def build_run(profile: str | None, seed: int | None = None) -> tuple[Path, list[
     if (book / "_extra").is_dir():  # interactive pages, which are to show this run's networks
         from synthseg.command import export
 
-        export.write_or_say(folders({name: runs[name] for name in shown}), book)
+        export.write_or_say({name: cards[name] for name in shown}, book)
     built = _build(book, config, strict=len(shown) == len(CHAPTERS))
     shutil.rmtree(base / "book", ignore_errors=True)
     built.rename(base / "book")

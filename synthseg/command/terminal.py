@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 from tabulate import tabulate
 
 from synthseg import keys
@@ -180,21 +179,13 @@ def show_comparison(compared: dict[str, tuple[Any, Any, bool | None]]) -> bool:
     return True
 
 
-def show_checked(checked: dict[str, tuple[dict[str, Any], list[str]]]) -> bool:
-    """Show what made each published chapter, and what is wrong; whether nothing is."""
-    for name, (card, problems) in checked.items():
+def show_checked(checked: dict[str, list[str]]) -> bool:
+    """Show what is wrong with each published chapter; whether nothing is."""
+    for name, problems in checked.items():
         console.print(f"{name}  {'[red]stale[/red]' if problems else '[green]good[/green]'}")
-        if card:
-            listed = ", ".join(f"{key}={value}" for key, value in card["parameters"].items())
-            text = (
-                f"  commit {card['commit'] or 'unknown'}, data {card['data']['name']} "
-                f"{card['data']['fingerprint']}, method version {card['method_version']}, "
-                f"finished {card['finished']}\n  {listed}"
-            )
-            console.print(escape(text))
         for problem in problems:
             console.print(f"  [red]{escape(problem)}[/red]")
-    stale = sum(bool(problems) for _, problems in checked.values())
+    stale = sum(map(bool, checked.values()))
     if stale:
         errors.print(
             f"{stale} of {len(checked)} chapters are not as published: run them again "
@@ -217,12 +208,12 @@ def show_findings(found: "list[Finding]") -> None:
 
 def show_dataset(dataset: "Dataset") -> None:
     """Show the three volumes of a dataset as a table, and where they come from."""
-    table = Table("part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey")
-    for part in ("train", "validation", "test"):
-        volume = getattr(dataset, part)
-        shape = map(str, volume.image.shape)
-        scale, mean = f"{volume.nm_per_pixel:g}", f"{volume.image.mean():.0f}"
-        table.add_row(part, *shape, scale, f"{volume.mask.mean():.2%}", mean)
+    heads = "part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey"
+    rows = []
+    for name in ("train", "validation", "test"):
+        part = getattr(dataset, name)
+        foreground, grey = f"{part.mask.mean():.2%}", round(part.image.mean())
+        rows.append((name, *part.image.shape, part.nm_per_pixel, foreground, grey))
     console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
-    console.print(table)
+    console.print(tabulate(rows, heads))
     console.print(escape(dataset.provenance))
