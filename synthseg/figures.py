@@ -4,7 +4,6 @@ Each plotting function returns the Matplotlib figure, closed for pyplot: as the 
 notebook cell it is shown once, and not a second time at the end of the cell.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -209,7 +208,7 @@ def _panels(
     widest = max(image.shape[1] for row in rows for image in row)
     inches = min((_WIDTH - left) / columns, _WIDTH / 2)
     room = int(inches * _DPI) - _GAP
-    width = widest * math.ceil(room / widest) if widest <= room else room
+    width = widest * int(np.ceil(room / widest)) if widest <= room else room
     dpi = (width + _GAP) / inches
     heights = [round(width * row[0].shape[0] / row[0].shape[1]) for row in rows]
     left, upper = round(left * dpi), sum(heights) + _GAP * len(rows)
