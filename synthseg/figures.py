@@ -26,7 +26,7 @@ _DASHES = ("-", "--", "-.", ":")
 _MASK, _PREDICTION = PALETTE[4], PALETTE[5]
 
 _WIDTH = 6.5  # inches of a figure: text of 12 points is then 9 pixels high on a phone
-_DPI = 200  # of pictures, which pages show at half their size
+_DPI = 200  # of pictures, at least; pages show them at half their size or less
 _GAP = 6  # pixels between the panels of a grid
 
 
@@ -208,7 +208,7 @@ def _panels(
     widest = max(image.shape[1] for row in rows for image in row)
     inches = min((_WIDTH - left) / columns, _WIDTH / 2)
     room = int(inches * _DPI) - _GAP
-    width = widest * (room // widest) if widest <= room else room
+    width = widest * int(np.ceil(room / widest)) if widest <= room else room
     dpi = (width + _GAP) / inches
     heights = [round(width * row[0].shape[0] / row[0].shape[1]) for row in rows]
     left, upper = round(left * dpi), sum(heights) + _GAP * len(rows)

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 MISSING = "–"
 _SCREEN = 100  # pixels of a page to an inch of a figure
-_GREYS = 32  # levels of grey in pictures
+_GREYS = 24  # levels of grey in pictures
 _COLOURS = 128  # further colours in them, at most
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
+from lab import readable
 from nbclient.exceptions import DeadKernelError
 
 from synthseg import keys
@@ -29,6 +30,7 @@ from synthseg.project import (
     read_json,
     show_path,
     write_json,
+    write_text,
 )
 
 
@@ -70,6 +72,9 @@ def execute(folder: Path, job: dict[str, Any], report: Any) -> None:
             f"{name} ended without finishing this run: its last code cell must be run.finish(), "
             "and neither its data nor its inputs may change meanwhile."
         )
+    book = Path(os.path.relpath(project_root() / "book", folder)).as_posix()
+    notebook = readable(nbformat.read(executed, as_version=4), f"{book}/")
+    write_text(executed, nbformat.writes(notebook) + "\n")
 
 
 OURS = {"DataError", "Diverged", "MissingRun", "ParameterError", "RunError"}

@@ -5,7 +5,7 @@
 ``figures.zip``
     every figure under the name of its caption, as PNG and, where there is one, as SVG;
 ``notebooks.zip``
-    chapters and exercises, and the exercises without their solutions;
+    chapters and exercises to read in JupyterLab, and the exercises without their solutions;
 ``quiz.gift``
     the question bank in the GIFT format, which learning platforms such as Moodle import.
 """
@@ -20,6 +20,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import nbformat
 from bs4 import BeautifulSoup, SoupStrainer, Tag
+from lab import readable
 from sphinx.application import Sphinx
 
 from synthseg.exercises import for_students
@@ -198,8 +199,11 @@ def write_figures(book: Path, archive: Path) -> None:
 def write_notebooks(book: Path, archive: Path) -> None:
     """Write all notebooks into an archive, the exercises also without their solutions."""
     with ZipFile(archive, "w", ZIP_DEFLATED) as pack:
-        for path in [*notebooks(book), *sorted((book / "_diagrams").glob("*.svg"))]:
+        for path in sorted((book / "_diagrams").glob("*.svg")):
             pack.write(path, path.relative_to(book))
+        for path in notebooks(book):
+            notebook = readable(nbformat.read(path, as_version=4))
+            pack.writestr(str(path.relative_to(book)), nbformat.writes(notebook))
         for path in sorted((book / "exercises").glob("*.ipynb")):
             student = for_students(nbformat.read(path, as_version=4))
             pack.writestr(f"exercises_for_students/{path.name}", nbformat.writes(student))
