@@ -51,6 +51,7 @@ def execute(folder: Path, job: dict[str, Any], report: Any) -> None:
             language="python",
             cwd=str(project_root()),
             progress_bar=False,
+            start_timeout=300,  # seconds; on a busy machine a kernel needs more than the usual 60
             on_cell_start=lambda cell, cell_index: report("runs", cell_index / cells),
         )
     except papermill.PapermillExecutionError as error:
