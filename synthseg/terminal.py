@@ -216,12 +216,13 @@ def show_findings(found: "list[Finding]") -> None:
 
 def show_dataset(dataset: "Dataset") -> None:
     """Show the three volumes of a dataset as a table, and where they come from."""
-    table = Table("part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey")
+    table = Table("part", "slices", "height", "width", "nm (x, z)", "foreground", "mean grey")
     for part in ("train", "validation", "test"):
         volume = getattr(dataset, part)
         shape = map(str, volume.image.shape)
-        scale, mean = f"{volume.nm_per_pixel:g}", f"{volume.image.mean():.0f}"
-        table.add_row(part, *shape, scale, f"{volume.mask.mean():.2%}", mean)
+        voxel = f"{volume.nm_per_pixel:g}, {dataset.nm_per_slice:g}"
+        mean = f"{volume.image.mean():.0f}"
+        table.add_row(part, *shape, voxel, f"{volume.mask.mean():.2%}", mean)
     console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
     console.print(table)
     console.print(escape(dataset.provenance))
