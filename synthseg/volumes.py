@@ -147,8 +147,10 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hexadecimal digits of a sha256 over the three fingerprints."""
+        """First 16 hexadecimal digits of a sha256 over the fingerprints, and voxels not cubic."""
         parts = self.train.fingerprint + self.validation.fingerprint + self.test.fingerprint
+        if self.nm_per_slice != self.train.nm_per_pixel:
+            parts += f" {self.nm_per_slice}"
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 

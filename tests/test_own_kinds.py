@@ -567,6 +567,9 @@ def test_the_pixel_size_in_the_file(tmp_path):
     found, dataset = check(str(tmp_path), 8)
     assert "note has slices 50 nm apart, 6.2 times the width of a pixel" in kinds(found, "note")
     assert dataset.nm_per_slice == 50
+    cubes = check(f"{tmp_path}:nm_per_slice=8", 8)[1]
+    assert cubes.train.fingerprint == dataset.train.fingerprint
+    assert cubes.fingerprint != dataset.fingerprint
     problems, dataset = serious(f"{tmp_path}:nm_per_slice=30", 8)
     assert problems == ["warning says that slices are 50 nm apart, not 30"]
     assert dataset.nm_per_slice == 30
