@@ -217,9 +217,16 @@ def execute_answer() -> nbformat.NotebookNode:
 
 
 def publish_answer() -> None:
-    """Put the outputs of the study's chapter into the book."""
-    text = nbformat.writes(execute_answer()) + "\n"
-    write_text(project_root() / "book" / f"{ANSWER}.ipynb", text)
+    """Put the outputs of the study's chapter into the book, and its first picture on the cover."""
+    answer, book = execute_answer(), project_root() / "book"
+    write_text(book / f"{ANSWER}.ipynb", nbformat.writes(answer) + "\n")
+    write_text(book / "_static" / "answer.svg", cover(answer))
+
+
+def cover(answer: nbformat.NotebookNode) -> str:
+    """The picture, as SVG, of the cell tagged ``cover``."""
+    (cell,) = (c for c in code_cells(answer) if "cover" in c.metadata.get("tags", []))
+    return str(cell.outputs[0].data["image/svg+xml"])
 
 
 def answer_is_current() -> bool:

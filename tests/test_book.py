@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from zipfile import ZipFile
 
+import nbformat
 import pytest
 
 from synthseg import project as files
@@ -107,3 +108,9 @@ def test_the_question_bank_can_be_imported(html: Path) -> None:
     for entry in entries:
         signs = re.findall("^[=~]", entry, re.MULTILINE)
         assert not signs or (signs.count("=") == 1 and len(signs) > 2), entry
+
+
+def test_the_cover_shows_the_study_as_chapter_8_does() -> None:
+    answer = nbformat.read(files.project_root() / "book" / "08_do_they_help.ipynb", as_version=4)
+    picture = files.project_root() / "book" / "_static" / "answer.svg"
+    assert read(picture) == publishing.cover(answer)
