@@ -24,7 +24,7 @@ from synthseg.arms import ARMS, CONTRASTS, Arm  # noqa: F401 - chapters read joi
 from synthseg.gan import Pix2Pix, generator_input, load_snapshot, probability, snapshot_numbers
 from synthseg.metrics import PooledDice
 from synthseg.sampling import CropSettings, crops, vary_intensity
-from synthseg.segmenter import SegmenterSettings, optimizer
+from synthseg.segmenter import SegmenterSettings, optimizer, pixel_loss
 from synthseg.volumes import Volume
 
 
@@ -120,7 +120,7 @@ def mean_ramp(schedule: str) -> float:
 
 def per_image_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Binary cross-entropy of each image, shape (batch,)."""
-    return ops.mean(ops.binary_crossentropy(masks, logits, from_logits=True), axis=(1, 2, 3))
+    return ops.mean(pixel_loss(masks, logits), axis=(1, 2))
 
 
 def batch_score(probabilities: tf.Tensor) -> tf.Tensor:

@@ -55,13 +55,22 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=empty, where=denominator > 0)
 
 
+def left_out(masks: tf.Tensor) -> tf.Tensor:
+    """Pixels that count in no loss and no score: masks, float32 {0, 1}, hold -0.0 there.
+
+    To all else, such as the GAN, -0.0 is the background that it equals.
+    """
+    return tf.bitcast(tf.cast(masks, tf.float32), tf.int32) < 0
+
+
 def count(prediction: np.ndarray, target: np.ndarray) -> Counts:
     """Count true and false positives and false negatives in each slice.
 
     Parameters
     ----------
     prediction, target : numpy.ndarray
-        Same shape (n, height, width) or (n, height, width, 1); bool, or numbers in {0, 1}.
+        Same shape (n, height, width) or (n, height, width, 1); bool, or numbers in {0, 1}. Where
+        the target is -0.0 (:func:`left_out`), nothing is counted.
 
     Raises
     ------
@@ -79,7 +88,7 @@ def count(prediction: np.ndarray, target: np.ndarray) -> Counts:
     for name, values in (("prediction", prediction), ("target", target)):
         if not np.isin(values, (0, 1)).all():
             raise ValueError(f"The {name} has values other than 0 and 1; threshold it first.")
-    positive, true = prediction.astype(bool), target.astype(bool)
+    positive, true = prediction.astype(bool) & ~np.signbit(target), target.astype(bool)
     pixels = tuple(range(1, prediction.ndim))
     return Counts(
         (positive & true).sum(pixels),
@@ -128,7 +137,7 @@ class PooledDice(keras.metrics.Metric):
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> None:
         """Add masks {0, 1} and logits of one batch; weights are not supported and ignored."""
-        positive = ops.cast(y_pred > 0, "float64")
+        positive = ops.cast((y_pred > 0) & ~left_out(y_true), "float64")
         true = ops.cast(y_true, "float64")
         self.hits.assign_add(ops.sum(positive * true))
         self.sizes.assign_add(ops.sum(positive) + ops.sum(true))

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 from IPython import get_ipython
 from IPython.display import Markdown, display
+from skimage.io import imsave
 
 from synthseg import keys, machine, notebook, training
 from synthseg.parameters import Scalar, given_parameters, without_paths
@@ -183,6 +185,18 @@ class Run:
         }
         self.record(**numbers)
         return notebook.table(frame, names, digits)
+
+    def pictures(self, name: str, **kinds: np.ndarray) -> None:
+        """Store images [-1, 1] or bool masks, (n, height, width, 1), for use elsewhere.
+
+        They become 8-bit files ``NAME/KIND/000.png`` and so on; masks hold 0 and 255.
+        """
+        for kind, pixels in kinds.items():
+            folder = self.folder / name / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            bright = 255.0 * pixels if pixels.dtype == bool else 127.5 * (pixels.clip(-1, 1) + 1)
+            for number, page in enumerate(np.rint(bright[..., 0]).astype(np.uint8)):
+                imsave(folder / f"{number:03d}.png", page, check_contrast=False)
 
     def say(self, text: str) -> None:
         """Show a text in Markdown."""

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from synthseg.settings import check_choices
-from synthseg.volumes import DataError, Volume
+from synthseg.volumes import IGNORED, DataError, Volume
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,12 @@ def resize_images(images: tf.Tensor, height: int, width: int, method: str) -> tf
 
 
 def resize_masks(masks: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Resize masks (n, h, w, 1) by nearest neighbour, so that they stay in {0, 1}; float32."""
-    return tf.cast(tf.image.resize(masks, (height, width), method="nearest"), tf.float32)
+    """Resize masks (n, h, w, 1) by nearest neighbour, so that they stay in {0, 1}; float32.
+
+    Where they are `IGNORED`, -0.0 comes out: background, which losses and scores leave out.
+    """
+    resized = tf.cast(tf.image.resize(masks, (height, width), method="nearest"), tf.float32)
+    return tf.where(resized == IGNORED, -0.0, resized)
 
 
 def dihedral(batch: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:
@@ -121,7 +125,7 @@ def check_size(volume: Volume, settings: CropSettings) -> None:
 def crop_batch(
     image: tf.Tensor, mask: tf.Tensor, settings: CropSettings, seed: int, step: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cut one batch of windows; `image` and `mask` are whole volumes (z, y, x) uint8."""
+    """Cut one batch of windows; `image` and `mask` (its labels) are whole volumes, uint8."""
     slices, height, width = image.shape
     seeds = tf.random.split(tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)]), 4)
 
@@ -147,7 +151,7 @@ def crop_batch(
 def tensors(volume: Volume) -> tuple[tf.Tensor, tf.Tensor]:
     """Image and mask of a volume as tensors, made once for streams that follow each other."""
     # A constant keeps a second copy of the array that it is made from; its identity does not.
-    return tf.identity(tf.constant(volume.image)), tf.identity(tf.constant(volume.mask))
+    return tf.identity(tf.constant(volume.image)), tf.identity(tf.constant(volume.labels))
 
 
 def crops(
@@ -212,7 +216,7 @@ def at_network_scale(volume: Volume, settings: CropSettings) -> tuple[np.ndarray
     height, width = (round(side * settings.size / settings.crop) for side in volume.image.shape[1:])
     images, masks = [], []
     # Slice by slice: a float32 copy of the whole full-resolution volume would take 0.5 GB.
-    for image, mask in zip(volume.image, volume.mask, strict=True):
+    for image, mask in zip(volume.image, volume.labels, strict=True):
         resized = resize_images(image[None, ..., None], height, width, settings.resize)
         images.append(to_network_image(resized)[0].numpy())
         masks.append(resize_masks(mask[None, ..., None], height, width)[0].numpy())

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from synthseg import fast
-from synthseg.metrics import Counts, PooledDice, count
+from synthseg.metrics import Counts, PooledDice, count, left_out
 from synthseg.sampling import CropSettings, at_network_scale
 from synthseg.settings import check_choices
 from synthseg.volumes import Volume
@@ -96,6 +96,12 @@ def optimizer(settings: SegmenterSettings, steps: int) -> keras.optimizers.Optim
     return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(settings.lr, steps))
 
 
+def pixel_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Binary cross-entropy of each pixel, (n, height, width); 0 where masks leave a pixel out."""
+    loss = keras.losses.binary_crossentropy(masks, logits, from_logits=True)
+    return tf.where(left_out(masks)[..., 0], 0.0, loss)
+
+
 def compiled(settings: SegmenterSettings, steps: int) -> keras.Model:
     """A new segmenter, ready for ``fit`` with (image, mask) batches for `steps` steps."""
     model = build_ritnet(settings)
@@ -106,7 +112,7 @@ def compiled(settings: SegmenterSettings, steps: int) -> keras.Model:
     )
     model.compile(
         optimizer=optimizer(settings, steps),
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        loss=pixel_loss,
         metrics=[PooledDice()],
         jit_compile=False,  # XLA is slower than plain graphs on CPUs
     )
@@ -208,6 +214,5 @@ class CleanEvaluation(keras.callbacks.Callback):
         assert logs is not None
         for name, (images, masks) in self.crops.items():
             logits = self.segmenter.predict(images, batch_size=16, verbose=0)
-            loss = keras.losses.binary_crossentropy(masks, logits, from_logits=True)
-            logs[f"{name}_loss"] = float(ops.mean(loss))
+            logs[f"{name}_loss"] = float(ops.mean(pixel_loss(masks, logits)))
             logs[f"{name}_dice"] = float(count(logits > 0, masks).pooled().dice()[0])

@@ -1,7 +1,6 @@
 """Training that can be interrupted: it resumes exactly, after the last finished epoch."""
 
 import gc
-import hashlib
 import json
 import os
 import time
@@ -18,6 +17,8 @@ import pandas as pd
 import tensorflow as tf
 from IPython import get_ipython
 from IPython.display import display
+
+from synthseg.project import sha256, show_duration
 
 
 class Diverged(ValueError):
@@ -230,22 +231,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sha256(content: Any) -> str:
-    """Fingerprint of a JSON-like value."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 # Progress
-
-
-def show_duration(seconds: float) -> str:
-    """For instance ``45 s``, ``2 min 03 s`` or ``1 h 05 min``."""
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60:02d} s"
-    return f"{total // 3600} h {total % 3600 // 60:02d} min"
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from synthseg.stacks import SOURCES, DataError, Finding, Source, check_source, gather, open_source
+from synthseg.stacks import IGNORED, DataError, Finding, Source, check_source, gather, open_source
 
-__all__ = ["SOURCES", "DataError", "Dataset", "Finding", "Volume", "check", "load", "split_by_z"]
+__all__ = ["IGNORED", "DataError", "Dataset", "Finding", "Volume", "check", "load", "split_by_z"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +23,10 @@ class Volume:
 
     image: NDArray[np.uint8]  # (z, y, x), read-only
     mask: NDArray[np.uint8]  # (z, y, x), read-only: 1 inside the structure, 0 elsewhere
+    labels: NDArray[np.uint8]  # the mask, with `IGNORED` where losses and scores leave pixels out
     nm_per_pixel: float  # width of a pixel within a slice, in nanometres
     name: str
-    fingerprint: str  # first 16 digits of a sha256 over shape, pixel size, image and mask
+    fingerprint: str  # first 16 digits of a sha256 over shape, pixel size, image and labels
     stack: str  # name of the stack that this is a part of, or its own name
     first: int = 0  # where the part begins in that stack
 
@@ -36,7 +37,7 @@ class Volume:
         Parameters
         ----------
         image : uint8 (z, y, x)
-        mask : bool or uint8 (z, y, x), values 0 and 1
+        mask : bool or uint8 (z, y, x), values 0 and 1, and `IGNORED`
         nm_per_pixel : float, above 0
         name : str
 
@@ -57,18 +58,21 @@ class Volume:
                 f"Image and mask of {name} differ in shape: {image.shape} and {mask.shape}; "
                 "each image slice needs its mask of the same size."
             )
-        if mask.dtype not in (np.uint8, np.bool_) or mask.max() > 1:
-            raise DataError(f"The mask of {name} must be bool, or uint8 of 0 and 1.")
+        if mask.dtype not in (np.uint8, np.bool_) or (highest := mask.max()) > IGNORED:
+            raise DataError(f"The mask of {name} must be bool, or uint8 of 0, 1 and {IGNORED}.")
         if not 0 < nm_per_pixel < np.inf:
             raise DataError(
                 f"nm_per_pixel={nm_per_pixel} of {name} must be a number above 0; give nanometres."
             )
-        image, mask = image.view(), mask.astype(np.uint8, copy=False).view()
-        image.flags.writeable = mask.flags.writeable = False  # or the fingerprint would lie
+        image, labels = image.view(), mask.astype(np.uint8, copy=False).view()
+        mask = labels if highest < IGNORED else (labels == 1).view(np.uint8)
+        for pixels in (image, labels, mask):
+            pixels.flags.writeable = False  # or the fingerprint would lie
         digest = hashlib.sha256(f"{image.shape} {float(nm_per_pixel)}".encode())
         digest.update(image.data)
-        digest.update(mask.data)
-        return cls(image, mask, float(nm_per_pixel), name, digest.hexdigest()[:16], stack=name)
+        digest.update(labels.data)
+        nm, fingerprint = float(nm_per_pixel), digest.hexdigest()[:16]
+        return cls(image, mask, labels, nm, name, fingerprint, stack=name)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -86,7 +90,7 @@ class Volume:
             raise DataError(f"{self.name} has {len(self)} slices, none of them in {start}:{stop}.")
         window, first = slice(chosen.start, chosen.stop), self.first + chosen.start
         name = f"{self.stack}[{first}:{first + len(chosen)}]"
-        part = Volume.create(self.image[window], self.mask[window], self.nm_per_pixel, name)
+        part = Volume.create(self.image[window], self.labels[window], self.nm_per_pixel, name)
         return replace(part, stack=self.stack, first=first)
 
     def cut(self, part: str) -> "Volume":
@@ -114,7 +118,7 @@ class Volume:
         (top, bottom), (left, right) = spans[1:]
         name = f"{chosen.name}[{top}:{bottom},{left}:{right}]"
         box = np.s_[:, top:bottom, left:right]
-        window = Volume.create(chosen.image[box], chosen.mask[box], self.nm_per_pixel, name)
+        window = Volume.create(chosen.image[box], chosen.labels[box], self.nm_per_pixel, name)
         return replace(window, stack=self.stack, first=chosen.first)
 
 
@@ -130,6 +134,7 @@ class Dataset:
     test: Volume
     name: str
     provenance: str  # to print beside results: origin, citation, how files were understood
+    nm_per_slice: float  # distance of the slices; that of pixels, if nobody says another
 
     def __post_init__(self) -> None:
         for role in ("train", "validation", "test"):
@@ -142,8 +147,10 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hexadecimal digits of a sha256 over the three fingerprints."""
+        """First 16 hexadecimal digits of a sha256 over the fingerprints, and voxels not cubic."""
         parts = self.train.fingerprint + self.validation.fingerprint + self.test.fingerprint
+        if self.nm_per_slice != self.train.nm_per_pixel:
+            parts += f" {self.nm_per_slice}"
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
@@ -187,10 +194,10 @@ def load(data: str, nm_per_pixel: float | None = None) -> Dataset:
     Parameters
     ----------
     data : str
-        ``phantom``, ``epfl``, a folder, or ``IMAGE,MASK``; `SOURCES` explains each. Images may be
-        of 8 bit (used as they are), 16 bit or float (scaled to 8 bit between the percentiles 0.1
-        and 99.9 of the volume, padding apart), grey or RGB that is grey. Masks: 0 is background,
-        all else the structure; or what the end of the name says, such as ``:mask=1,3-5``.
+        ``phantom``, ``epfl``, a folder, or ``IMAGE,MASK``. Images may be of 8 bit (used as they
+        are), 16 bit or float (scaled to 8 bit between the percentiles 0.1 and 99.9 of the volume,
+        padding apart), grey or RGB that is grey. Masks: 0 is background, all else the structure;
+        or what the end of the name says, such as ``:mask=1,3-5:ignore=255``.
     nm_per_pixel : float, optional
         Width of a pixel in nanometres. Needed for one's own data only.
     """
@@ -242,4 +249,5 @@ def _split(source: Source) -> Dataset:
     if len(parts) == 2:
         parts = [*split_by_z(parts[0]), parts[1]]
     train, validation, test = parts
-    return Dataset(train, validation, test, source.name, source.provenance)
+    distance = source.nm_per_slice or source.nm_per_pixel
+    return Dataset(train, validation, test, source.name, source.provenance, distance)

@@ -29,7 +29,7 @@ def disks() -> volumes.Dataset:
     mask = np.repeat(disk[None], 6, axis=0)
     noise = np.random.default_rng(0).integers(0, 40, mask.shape)
     volume = volumes.Volume.create((180 - 90 * mask + noise).astype("u1"), mask, 5, "disks")
-    return volumes.Dataset(volume, volume, volume, "disks", "drawn")
+    return volumes.Dataset(volume, volume, volume, "disks", "drawn", 5)
 
 
 @pytest.fixture

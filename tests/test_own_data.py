@@ -144,15 +144,6 @@ def test_how_files_were_understood_is_in_the_provenance(tmp_path):
     assert load(str(tmp_path), 5).provenance == dataset.provenance
 
 
-def test_values_below_0_are_background_and_a_warning(tmp_path):
-    image, mask = example()
-    write_pair(tmp_path, image, mask.astype(np.int16) * 300 - 1)
-    with pytest.warns(UserWarning, match="mask.tif holds values below 0, which count as backgr"):
-        dataset = load(str(tmp_path), 5)
-    np.testing.assert_array_equal(dataset.train.mask, mask[: len(dataset.train)])
-    assert "Warning: " in dataset.provenance
-
-
 def test_names_with_spaces_and_letters_of_any_alphabet(tmp_path):
     image, mask = example()
     folder = tmp_path / "Gewebe, Mäuse [3] ミトコンドリア"

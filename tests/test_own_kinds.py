@@ -4,6 +4,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy import ndimage
 from test_volumes import example, write_pair, write_slices, write_tiff
 
 from synthseg.stacks import locate, phantom
-from synthseg.volumes import DataError, check, load
+from synthseg.volumes import IGNORED, DataError, check, load
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def serious(folder, nm=5.0):
         ("x", "y"),
         ("cortex_raw", "cortex_gt"),
         ("em", "mitochondria"),
+        ("em", "axons"),
         ("stack 7", "annotations"),
     ],
 )
@@ -58,8 +60,18 @@ def test_folders_by_the_words_in_their_names(tmp_path, images, masks):
     found, dataset = check(str(tmp_path), 5)
     np.testing.assert_array_equal(dataset.train.image, image[: len(dataset.train)])
     np.testing.assert_array_equal(dataset.test.mask, mask[-len(dataset.test) :])
-    guessed = "mitochondria" in masks or "stack" in images
+    guessed = "axons" in masks or "stack" in images
     assert ("is taken for the" in str(kinds(found, "note"))) == guessed
+
+
+def test_the_name_of_the_structure(tmp_path, block):
+    image, mask = block
+    write_tiff(tmp_path / "first.tif", image)
+    write_tiff(tmp_path / "second Nuclei.tif", 255 - mask)
+    found, dataset = check(f"{tmp_path}:structure=nuclei", 5)
+    (warning,) = (it for it in found if it.severity == "warning")
+    assert warning.remedy == "exchange 0 and 255, unless the nuclei fill so much"
+    assert ", nuclei, 5 nm per pixel" in dataset.provenance
 
 
 @pytest.mark.parametrize(
@@ -342,9 +354,27 @@ def test_values_that_look_like_ignore_are_background_with_a_warning(tmp_path, bl
     assert len(problems) == 1
     assert ("looks like 'ignore'" if ignored > 0 else "values below 0") in problems[0]
     np.testing.assert_array_equal(dataset.train.mask, mask[: len(dataset.train)] > 0)
+    assert dataset.train.labels is dataset.train.mask
+    problems, left_out = serious(f"{tmp_path}:ignore={ignored}")
+    assert not problems
+    assert left_out.fingerprint != dataset.fingerprint
+    part = left_out.train.cut("1:3,10:90,20:80")
+    where = ring[1:3, 10:90, 20:80]
+    np.testing.assert_array_equal(part.labels == IGNORED, where)
+    assert not part.mask[where].any()
     if ignored > 0:
         both = load(f"{tmp_path}:mask=1-255", 5).train.mask
         np.testing.assert_array_equal(both, (marked > 0)[: len(both)])
+
+
+def test_slices_that_are_ignored_are_no_gap(tmp_path, block):
+    image, mask = block
+    marked = np.where(np.arange(24) % 4 > 0, 2, 0)[:, None, None] + (mask > 0)
+    marked = np.where(marked > 1, 2, marked).astype(np.uint8)
+    write_pair(tmp_path, image, marked)
+    assert not serious(f"{tmp_path}:ignore=2")[0]
+    problems, _ = serious(f"{tmp_path}:ignore=7")
+    assert "warning is nowhere 7, to be ignored" in problems
 
 
 def test_classes_are_told_from_objects_and_can_be_chosen(tmp_path, block):
@@ -358,8 +388,9 @@ def test_classes_are_told_from_objects_and_can_be_chosen(tmp_path, block):
     assert "holds 2 values above 0 (1, 2), each in many places, like classes" in problems[0]
     chosen = load(f"{tmp_path / 'classes'}:mask=2", 5)
     np.testing.assert_array_equal(chosen.train.mask, classes[: len(chosen.train)] == 2)
-    with pytest.raises(DataError, match=r":mask=2,x must be numbers and ranges"):
-        load(f"{tmp_path / 'classes'}:mask=2,x", 5)
+    for wrong in (":mask=2,x", ":ignore=1-", ":nm_per_slice=thin", ":nm_per_slice=0"):
+        with pytest.raises(DataError, match=rf"^{wrong} must be (in numbers|above 0)"):
+            load(f"{tmp_path / 'classes'}{wrong}", 5)
 
 
 def test_numbers_that_end_at_255_may_have_been_cut(tmp_path):
@@ -451,6 +482,19 @@ def test_the_least_number_of_slices_is_told(tmp_path, count, usable):
         assert f"error holds {count} slices, but at least 6 are needed" in problems
 
 
+def test_a_mosaic_is_split_from_left_to_right(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (2, 64, 3900), np.uint8)
+    mask = (image > 200).astype(np.uint8)
+    problems, dataset = put(tmp_path, image, mask)
+    assert not problems
+    strips = np.stack(np.split(image[:, :, :3900], 12, axis=2)).reshape(24, 64, 325)
+    np.testing.assert_array_equal(dataset.train.image, strips[: len(dataset.train)])
+    np.testing.assert_array_equal(dataset.test.image, strips[-len(dataset.test) :])
+    parts = (dataset.train, dataset.validation, dataset.test)
+    for before, after in pairwise(parts):  # no strip has neighbours in two parts
+        assert after.first // 2 - (before.first + len(before) - 1) // 2 > 1
+
+
 # --- Comparisons ------------------------------------------------------------------------------
 
 
@@ -515,10 +559,20 @@ def test_the_pixel_size_in_the_file(tmp_path):
     ):
         load(str(tmp_path))
     sizes = {"axes": "ZYX", "PhysicalSizeX": 8.0, "PhysicalSizeXUnit": "nm"}
+    sizes |= {"PhysicalSizeZ": 0.05, "PhysicalSizeZUnit": "µm"}
     tifffile.imwrite(
         tmp_path / "image.tif", image, ome=True, metadata=sizes, photometric="minisblack"
     )
     assert len(serious(tmp_path, 5)[0]) == 1
+    found, dataset = check(str(tmp_path), 8)
+    assert "note has slices 50 nm apart, 6.2 times the width of a pixel" in kinds(found, "note")
+    assert dataset.nm_per_slice == 50
+    cubes = check(f"{tmp_path}:nm_per_slice=8", 8)[1]
+    assert cubes.train.fingerprint == dataset.train.fingerprint
+    assert cubes.fingerprint != dataset.fingerprint
+    problems, dataset = serious(f"{tmp_path}:nm_per_slice=30", 8)
+    assert problems == ["warning says that slices are 50 nm apart, not 30"]
+    assert dataset.nm_per_slice == 30
     centimetres = {"resolution": (1.25e6, 1.25e6), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "image.tif", image, photometric="minisblack", **centimetres)
     assert len(serious(tmp_path, 5)[0]) == 1

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import given, make_chapter, write_stack
+from skimage.io import imread
 
 from synthseg import keys, parameters, runs
 from synthseg import project as files
@@ -168,6 +169,15 @@ def test_card_and_records(project: Path) -> None:
     assert card["versions"]["keras"] == keras.__version__
     assert card["device"].endswith("1 thread")
     assert not list(run.folder.glob(".*"))
+
+
+def test_images_and_masks_become_8_bit_files(project: Path) -> None:
+    run = runs.start(1, given())
+    images = np.array([-1.0, 0.2, 1.4, -0.5], np.float32).reshape(1, 2, 2, 1)
+    run.pictures("made", images=images, masks=images > 0)
+    stored = [imread(run.folder / "made" / kind / "000.png") for kind in ("images", "masks")]
+    np.testing.assert_array_equal(stored[0], [[0, 153], [255, 64]])
+    np.testing.assert_array_equal(stored[1], [[0, 255], [255, 0]])
 
 
 def test_streams_differ_by_name_and_seed(project: Path) -> None:

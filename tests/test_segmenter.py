@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from synthseg import segmenter
+from synthseg import metrics, sampling, segmenter
 from synthseg.sampling import CropSettings
 from synthseg.segmenter import SegmenterSettings
-from synthseg.volumes import Volume
+from synthseg.volumes import IGNORED, Volume
 
 TINY = SegmenterSettings(
     size=32, variant="half", channels=4, dropout=0.5, leak=0.3, lr=1e-3, schedule="constant"
@@ -126,3 +126,28 @@ def test_tiles_own_every_pixel_once(height, width, overlap):
 def test_a_slice_smaller_than_a_tile_is_refused():
     with pytest.raises(ValueError, match="Cannot tile"):
         segmenter.tiles(100, 100, 128, 32)
+
+
+def test_what_nobody_annotated_counts_in_no_loss_and_no_score():
+    random = np.random.default_rng(0)
+    shape = (6, 32, 32)
+    labels = random.integers(0, 3, shape, np.uint8)
+    volume = Volume.create(random.integers(0, 256, shape, np.uint8), labels, 5, "partly")
+    crops = sampling.CropSettings(32, 32, batch=4, resize="area", augment="none")
+    _, masks = sampling.at_network_scale(volume, crops)
+    left = metrics.left_out(masks).numpy()
+    np.testing.assert_array_equal(left[..., 0], labels == IGNORED)
+    np.testing.assert_array_equal(masks[..., 0] == 1, labels == 1)
+    turned = sampling.crop_arrays(volume, replace(crops, augment="classical"), 32, seed=0)[1]
+    assert np.isin(metrics.left_out(turned).numpy().sum((1, 2, 3)), left.sum((1, 2, 3))).all()
+    logits = random.normal(size=masks.shape).astype(np.float32)
+    loss = segmenter.pixel_loss(masks, logits).numpy()
+    np.testing.assert_array_equal(loss == 0, left[..., 0])
+    found, known = logits > 0, ~left
+    counts = metrics.count(found, masks).pooled()
+    assert counts.true_positive == (found & (masks == 1)).sum()
+    assert counts.false_positive == (found & (masks == 0) & known).sum()
+    assert counts.false_negative == (~found & (masks == 1)).sum()
+    metric = metrics.PooledDice()
+    metric.update_state(masks, logits)
+    assert float(metric.result()) == counts.dice()[0]

@@ -134,7 +134,10 @@ def test_cut_refuses(part, message):
         ({"image": np.zeros(SHAPE, np.float32)}, r"em must be uint8 \(z, y, x\), but is float32"),
         ({"image": np.zeros(SHAPE[1:], np.uint8)}, r"but is uint8 \(12, 16\)"),
         ({"mask": np.zeros((20, 12, 15), bool)}, "Image and mask of em differ in shape"),
-        ({"mask": np.full(SHAPE, 255, np.uint8)}, "mask of em must be bool, or uint8 of 0 and 1"),
+        (
+            {"mask": np.full(SHAPE, 255, np.uint8)},
+            "mask of em must be bool, or uint8 of 0, 1",
+        ),
         ({"nm_per_pixel": 0}, "nm_per_pixel=0 of em must be a number above 0"),
         ({"nm_per_pixel": np.nan}, "nm_per_pixel=nan"),
     ],
@@ -151,9 +154,9 @@ def test_a_part_without_objects_is_refused():
     full = Volume.create(image, mask, 5, "em")
     empty = Volume.create(image, 0 * mask, 5, "blank")
     with pytest.raises(DataError, match="The validation part, blank, holds no object"):
-        Dataset(full, empty, full, "em", "")
-    assert Dataset(full, full, full, "a", "").fingerprint == (
-        Dataset(full, full, full, "b", "").fingerprint
+        Dataset(full, empty, full, "em", "", 5)
+    assert Dataset(full, full, full, "a", "", 5).fingerprint == (
+        Dataset(full, full, full, "b", "", 5).fingerprint
     )
 
 

@@ -31,7 +31,8 @@ DATA_HELP = (
 )
 LAYOUT = (
     "A folder of your own holds images/ and masks/ (PNG or TIFF slices), or image.tif and "
-    "mask.tif; or such a pair in each of train/, test/ and perhaps val/."
+    "mask.tif; or such a pair in each of train/, test/ and perhaps val/. What files don't say "
+    "ends the name, as in FOLDER:mask=1,3-5:ignore=255:structure=nuclei:nm_per_slice=50."
 )
 data_app = typer.Typer(
     help=f"Check your own data. There are {DATA_HELP}\n\n{LAYOUT}", no_args_is_help=True

@@ -208,12 +208,13 @@ def show_findings(found: "list[Finding]") -> None:
 
 def show_dataset(dataset: "Dataset") -> None:
     """Show the three volumes of a dataset as a table, and where they come from."""
-    heads = "part", "slices", "height", "width", "nm per pixel", "foreground", "mean grey"
+    heads = "part", "slices", "height", "width", "nm (x, z)", "foreground", "mean grey"
     rows = []
     for name in ("train", "validation", "test"):
         part = getattr(dataset, name)
+        voxel = f"{part.nm_per_pixel:g}, {dataset.nm_per_slice:g}"
         foreground, grey = f"{part.mask.mean():.2%}", round(part.image.mean())
-        rows.append((name, *part.image.shape, part.nm_per_pixel, foreground, grey))
+        rows.append((name, *part.image.shape, voxel, foreground, grey))
     console.print(f"{escape(dataset.name)}, fingerprint {dataset.fingerprint}")
     console.print(tabulate(rows, heads))
     console.print(escape(dataset.provenance))

@@ -5,6 +5,7 @@ Each function looks at one stack, by itself; `compare` sets stacks beside each o
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -154,8 +155,10 @@ def read_mask(
 ) -> tuple[NDArray[np.bool_], list[Finding]]:
     """Decide which pixels count as the structure: those of the `chosen` values, or all above 0."""
     pixels = stack.pixels
-    if chosen is not None:
-        return _choose(stack, chosen)
+    if chosen:
+        marked, spans = _within(pixels, chosen)
+        what = f"counts where it is {spans}, as you say"
+        return marked, [stack.whole("note", what, "all else is background")]
     if pixels.dtype.kind == "f" and any((page % 1).any() for page in pixels):
         remedy = "if they are probabilities, say which count, at the end of the name: :mask=0.5-1"
         return pixels > 0, [stack.whole("error", "holds fractions", remedy)]
@@ -167,7 +170,7 @@ def read_mask(
     notes = []
     if min(counts) < 0:
         what = "holds values below 0, which count as background"
-        remedy = "if they mean 'not annotated', cut those parts out of image and mask"
+        remedy = f"if they mean 'not annotated', end the name in :ignore={min(counts):g}"
         notes.append(stack.whole("warning", what, remedy))
     if len(values) < 2:
         return pixels > 0, notes
@@ -191,8 +194,8 @@ def read_mask(
             f"background ({part:.1%} of all pixels)"
         )
         remedy = (
-            f"if it is the structure, too, end the name in :mask=1-{top:g}; to leave such pixels "
-            "out of training and scores is not possible: cut them out of image and mask"
+            f"to leave such pixels out of training and scores, end the name in :ignore={top:g}; if "
+            f"they are the structure, too, in :mask=1-{top:g}"
         )
         notes.append(stack.whole("warning", what, remedy))
         return (pixels > 0) & (pixels < top), notes
@@ -200,13 +203,22 @@ def read_mask(
     return pixels > 0, notes
 
 
-def _choose(stack: Stack, chosen: Ranges) -> tuple[NDArray[np.bool_], list[Finding]]:
-    marked = np.zeros(stack.pixels.shape, bool)
+def leave_out(stack: Stack, chosen: Ranges) -> Stack:
+    """Set pixels of the `chosen` values apart: background that counts in no loss and no score."""
+    ignored, spans = _within(stack.pixels, chosen)
+    what = f"is left out of training and scores where it is {spans} ({ignored.mean():.1%})"
+    found = stack.whole("note", what, "synthetic images take such pixels for background")
+    if not ignored.any():
+        found = stack.whole("warning", f"is nowhere {spans}, to be ignored", "check :ignore=")
+    pixels, findings = np.where(ignored, 0, stack.pixels), [*stack.findings, found]
+    return replace(stack, pixels=pixels, ignored=ignored, findings=findings)
+
+
+def _within(pixels: NDArray, chosen: Ranges) -> tuple[NDArray[np.bool_], str]:
+    found = np.zeros(pixels.shape, bool)
     for low, high in chosen:
-        marked |= (stack.pixels >= low) & (stack.pixels <= high)
-    spans = ", ".join(f"{low:g}" if low == high else f"{low:g}-{high:g}" for low, high in chosen)
-    what = f"counts where it is {spans}, as you say"
-    return marked, [stack.whole("note", what, "all else is background")]
+        found |= (pixels >= low) & (pixels <= high)
+    return found, ", ".join(f"{a:g}" if a == b else f"{a:g}-{b:g}" for a, b in chosen)
 
 
 def _flat(pixels: NDArray, top: float) -> float:
@@ -257,6 +269,8 @@ def check_mask(stack: Stack) -> Iterator[Finding]:
     else:
         what, remedy = "is inverted compared with its neighbours", "exchange 0 and 255 there"
         yield from stack.at(_inverted(mask), "error", what, remedy)
+    if stack.ignored is not None:
+        mask = mask | stack.ignored  # somebody has looked there
     marked = np.flatnonzero(mask.any(axis=(1, 2)))
     empty = [index for index in range(len(mask)) if index not in marked]
     inside = [index for index in empty if marked[0] < index < marked[-1]]

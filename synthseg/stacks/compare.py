@@ -155,16 +155,26 @@ def check_parts(train: Stack, other: Stack) -> Iterator[Finding]:
         yield from other.at(between.tolist(), "warning", what, remedy)
 
 
-def check_pixel_size(stacks: list[Stack], given: float | None) -> Iterator[Finding]:
-    """Compare the width of a pixel in nm, as given, with what files say."""
-    told = next((stack for stack in stacks if stack.nm), None)
-    if given is None:
+def check_sizes(stacks: list[Stack], nm: float | None, distance: float | None) -> Iterator[Finding]:
+    """Compare pixels and the distance of slices, in nm as given, with files and with each other."""
+    told = next((stack for stack in stacks if stack.nm), stacks[0])
+    if nm is None:
         remedy = "give it in nanometres: --nm-per-pixel 5"
-        if told:
+        if told.nm:
             remedy = (
                 f"give --nm-per-pixel {told.nm:.4g} if that is right, which {told.path.name} says"
             )
         yield stacks[0].whole("error", "comes without the size of its pixels", remedy)
-    elif told and told.nm and abs(told.nm / given - 1) > PIXEL_SIZE:
-        what = f"says that a pixel is {told.nm:.4g} nm wide, not {given:g}"
-        yield told.whole("warning", what, "give --nm-per-pixel as it is, or correct the file")
+        return
+    for says, given, what, option in (
+        (told.nm, nm, "a pixel is {:.4g} nm wide, not {:g}", "--nm-per-pixel"),
+        (told.nm_per_slice, distance, "slices are {:.4g} nm apart, not {:g}", ":nm_per_slice"),
+    ):
+        if says and given and abs(says / given - 1) > PIXEL_SIZE:
+            remedy = f"give {option} as it is, or correct the file"
+            yield told.whole("warning", f"says that {what.format(says, given)}", remedy)
+    apart = distance or told.nm_per_slice or nm
+    if abs(apart / nm - 1) > PIXEL_SIZE:
+        what = f"has slices {apart:.4g} nm apart, {apart / nm:.2g} times the width of a pixel"
+        remedy = "chapter 1 draws them so; the networks see slices one by one"
+        yield stacks[0].whole("note", what, remedy)

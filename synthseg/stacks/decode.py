@@ -51,12 +51,15 @@ class Unreadable(Exception):
     """A file or page that can't be used: what is wrong, and what to do."""
 
 
+Sizes = tuple[float | None, float | None]  # width of a pixel and distance of slices, in nm
+
+
 class Decoded(NamedTuple):
     """What one file holds: (pages, y, x) or (pages, y, x, channels), and remarks about it."""
 
     pages: NDArray
     remarks: list[tuple[Severity, str, str]]
-    nm: float | None = None
+    sizes: Sizes = (None, None)
 
 
 def describe(head: bytes) -> str:
@@ -205,23 +208,28 @@ def _tiff(file: Path, mask: bool, budget: int) -> Decoded:
             what = "says that 0 is white; the numbers are used as they are stored"
             remedy = "export it with 0 as black if it comes out inverted"
             remarks.append(("warning", what, remedy))
-        return Decoded(array, remarks, _pixel_size(tiff))
+        return Decoded(array, remarks, _sizes(tiff))
 
 
-def _pixel_size(tiff: tifffile.TiffFile) -> float | None:
-    """Width of a pixel in nm by the words of ImageJ, OME or TIFF; None if nobody set it."""
-    number, unit = 0.0, ""
-    resolution = tiff.pages.first.resolution[0]
-    if tiff.ome_metadata:
-        found = re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tiff.ome_metadata)
-        named = re.search(r'PhysicalSizeXUnit="(.*?)"', tiff.ome_metadata)
-        number, unit = float(found[1]) if found else 0.0, named[1] if named else "µm"
-    elif resolution > 0:
+def _sizes(tiff: tifffile.TiffFile) -> Sizes:
+    """Width and distance by the words of ImageJ, OME or TIFF; None if nobody set them."""
+    resolution, ome = tiff.pages.first.resolution[0], tiff.ome_metadata
+    known = tiff.imagej_metadata or {}
+    if ome:
+        given = []
+        for axis in "XZ":
+            number = re.search(rf'PhysicalSize{axis}="([\d.eE+-]+)"', ome)
+            named = re.search(rf'PhysicalSize{axis}Unit="(.*?)"', ome)
+            given.append((float(number[1]) if number else 0.0, named[1] if named else "µm"))
+    else:
         centimetres = tiff.pages.first.resolutionunit == tifffile.RESUNIT.CENTIMETER
-        given = (tiff.imagej_metadata or {}).get("unit", "cm" if centimetres else "")
-        number, unit = 1 / resolution, str(given)
-    width = number * IN_NM.get(unit.strip().lower(), 0.0)
-    return width if 0.01 < width < 10_000 else None  # beyond it are defaults for printing
+        unit = str(known.get("unit", "cm" if centimetres else ""))
+        width = 1 / resolution if resolution > 0 else 0.0
+        given = [(width, unit), (float(known.get("spacing", 0)), unit)]
+    nm, nm_per_slice = (number * IN_NM.get(unit.strip().lower(), 0.0) for number, unit in given)
+    if not 0.01 < nm < 10_000:  # beyond it are defaults for printing
+        return None, None
+    return nm, nm_per_slice if 0.1 < nm_per_slice / nm < 50 else None  # else a default, too
 
 
 def grey(page: NDArray) -> NDArray:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Severity = Literal["error", "warning", "note"]
+IGNORED = np.uint8(2)  # in the mask of a pair: a pixel that counts in no loss and no score
 PLURALS = {"is": "are", "has": "have", "was": "were", "cannot": "cannot"}  # else without its s
 
 
@@ -99,6 +100,8 @@ class Stack:
     files: Sequence[Path]  # of each slice
     findings: list[Finding] = field(default_factory=list)
     nm: float | None = None  # width of a pixel, if the file tells it
+    nm_per_slice: float | None = None  # distance of the slices, if the file tells it
+    ignored: NDArray[np.bool_] | None = None  # pixels of a mask that are to be left out
 
     @classmethod
     def of(cls, pixels: NDArray, name: str) -> "Stack":
@@ -129,7 +132,7 @@ class Stack:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An image (z, y, x) uint8 and its mask (z, y, x) bool or 0 and 1, with a name."""
+    """An image (z, y, x) uint8 and its mask (z, y, x) bool or 0, 1 and `IGNORED`, with a name."""
 
     image: NDArray[np.uint8]
     mask: NDArray
@@ -146,3 +149,4 @@ class Source:
     provenance: str
     findings: list[Finding] = field(default_factory=list)
     checked: bool = False
+    nm_per_slice: float | None = None  # distance of the slices, if it is known

@@ -14,7 +14,7 @@ import numpy as np
 from natsort import natsorted
 from numpy.typing import NDArray
 
-from synthseg.stacks.decode import LARGEST_STACK, Unreadable, decode, grey
+from synthseg.stacks.decode import LARGEST_STACK, Sizes, Unreadable, decode, grey
 from synthseg.stacks.findings import Finding, Stack, about, gather, show_path
 
 TIFF = {".tif", ".tiff"}
@@ -33,7 +33,8 @@ def read_stack(path: Path, files: list[Path] | None = None, *, mask: bool = Fals
     if files is None:
         files, findings = list_slices(path)
     slices: list[tuple[Path, NDArray]] = []
-    budget, nm = LARGEST_STACK, None
+    budget = LARGEST_STACK
+    sizes: Sizes = (None, None)
     for file in files:
         names = () if file == path else (show_path(Path(file.name)),)
         try:
@@ -49,7 +50,7 @@ def read_stack(path: Path, files: list[Path] | None = None, *, mask: bool = Fals
         for severity, what, remedy in decoded.remarks:
             findings.append(Finding(severity, show_path(path), what, remedy, names))
         budget -= decoded.pages.nbytes
-        nm = nm or decoded.nm
+        sizes = decoded.sizes if sizes[0] is None else sizes
         slices += [(file if len(files) > 1 else path, page) for page in pages]
     if mask:
         slices = [(f, p.view("u1") * np.uint8(255) if p.dtype == bool else p) for f, p in slices]
@@ -66,7 +67,7 @@ def read_stack(path: Path, files: list[Path] | None = None, *, mask: bool = Fals
     whole = kept[0].base  # a multi-page file is one array already: a second copy costs memory
     if whole is None or whole.shape != (len(kept), *kept[0].shape):
         whole = np.stack(kept)
-    return Stack(path, whole, used, gather(findings), nm)
+    return Stack(path, whole, used, gather(findings), *sizes)
 
 
 def _odd_ones(folder: str, names: list[str], kinds: list[str]) -> Iterator[Finding]:
