@@ -91,10 +91,25 @@ def test_chapter_3_leaves_what_predict_and_the_terminal_need(
     assert tifffile.imread(done.files[0]).shape == image.shape
 
 
-def test_predicted_masks_are_left_for_use_elsewhere(executed: dict, small_data: dict) -> None:
-    masks = sorted((executed[3].parent / "test_predictions" / "masks").iterdir())
-    assert len(masks) == len(tifffile.imread(Path(small_data["data"]) / "test" / "image.tif"))
-    assert set(np.unique([imread(path) for path in masks])) <= {0, 255}
+@pytest.mark.parametrize(
+    ("chapter", "kinds"),
+    [
+        (2, {"generated/images", "generated/masks"}),
+        (3, {"test_predictions/masks"}),
+        (6, {"generated/images", "generated/masks"}),
+    ],
+)
+def test_pictures_are_left_for_use_elsewhere(
+    executed: dict, small_data: dict, chapter: int, kinds: set[str]
+) -> None:
+    folder = executed[chapter].parent
+    left = {path.parent for path in folder.glob("*/*/*.png")}
+    assert {path.relative_to(folder).as_posix() for path in left} == kinds
+    slices = len(tifffile.imread(Path(small_data["data"]) / "test" / "image.tif"))
+    for path in left:
+        pages = np.stack([imread(file) for file in path.iterdir()])
+        assert len(pages) == (slices if chapter == 3 else 16)
+        assert set(np.unique(pages)) <= {0, 255} or path.name == "images"
 
 
 @pytest.mark.parametrize("chapter", files.CHAPTERS)
