@@ -110,7 +110,8 @@ def cards(section: Tag) -> Iterator[Card]:
     """The slides of a section: its figures, tables, formulas, lists and tagged code."""
     title, anchor = heading(section), str(section["id"])
     if title in AS_IT_STANDS:
-        yield title, anchor, [part for part in parts(section) if part.name in ("p", "ul")]
+        tables = section.select(":scope > .pst-scrollable-table-container")
+        yield title, anchor, [p for p in parts(section) if p.name in ("p", "ul") or p in tables]
         return
     if title == "Quiz":
         yield from questions(section)
