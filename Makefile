@@ -21,10 +21,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-browser test-slurm study bench book pdf exercises lint clean
+.PHONY: help setup run test test-long test-browser test-slurm study bench book pdf exercises lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## set up .venv, and nothing else
 
 run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET JOBS) and build their book
 	$(BIN)/synthseg run $(CHAPTERS) --profile '$(PROFILE)' --jobs '$(JOBS)' \

@@ -71,7 +71,7 @@ def write_deck(page: Path) -> None:
         tag.decompose()
     chapter = soup.select_one("article > section")
     assert chapter is not None, f"{page.name} has no text"
-    question = chapter.find_all("p", limit=1)
+    question = chapter.select("p:not(.admonition-title)", limit=1)
     shown = [(heading(chapter), str(chapter["id"]), question), *cards(chapter)]
     slides = []
     for number, (title, anchor, content) in enumerate(shown, 1):
@@ -110,7 +110,8 @@ def cards(section: Tag) -> Iterator[Card]:
     """The slides of a section: its figures, tables, formulas, lists and tagged code."""
     title, anchor = heading(section), str(section["id"])
     if title in AS_IT_STANDS:
-        yield title, anchor, [part for part in parts(section) if part.name in ("p", "ul")]
+        tables = section.select(":scope > .pst-scrollable-table-container")
+        yield title, anchor, [p for p in parts(section) if p.name in ("p", "ul") or p in tables]
         return
     if title == "Quiz":
         yield from questions(section)
@@ -221,7 +222,7 @@ QUESTION = re.compile(
 
 
 def gift(bank: str) -> str:
-    """The questions of the bank's page in the GIFT format."""
+    """The questions of the bank's page in the GIFT format; platforms shuffle, so no letters."""
 
     def plain(text: str) -> str:
         text = re.sub(r"\{\w+\}`([^`<]*?)(?: <[^>]*>)?`", r"\1", " ".join(text.split()))
@@ -230,10 +231,11 @@ def gift(bank: str) -> str:
 
     entries = []
     for match in QUESTION.finditer(bank):
-        right = match["answer"][1:2] if match["answer"].startswith("(") else ""
+        letter_and_reason = re.match(r"\((\w)\)\. (.*)", match["answer"])
+        right, reason = letter_and_reason.groups() if letter_and_reason else ("", match["answer"])
         options = re.findall(r"- \((\w)\) (.*)", match["options"])
         chosen = [f"{'=' if letter == right else '~'}{plain(text)}" for letter, text in options]
-        answer = "\n".join([*chosen, f"####{plain(match['answer'])}"])
+        answer = "\n".join([*chosen, f"####{plain(reason)}"])
         entries.append(f"::{match['name']}::[markdown]{plain(match['text'])} {{\n{answer}\n}}\n")
     return "\n".join(entries)
 

@@ -5,6 +5,9 @@
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 document.addEventListener("DOMContentLoaded", () => {
+  // The foot of every page is the same text, with a link that is right for pages at the top.
+  const root = document.documentElement.dataset.content_root;
+  for (const index of document.querySelectorAll('footer a[href="genindex.html"]')) index.href = `${root}genindex.html`;
   // A screen reader says what an arrow of the contents unfolds.
   for (const arrow of document.querySelectorAll(".bd-links summary")) {
     const chapter = arrow.closest("li").querySelector("a").textContent.trim();

@@ -13,8 +13,11 @@ addEventListener("keydown", (event) => {
   next.scrollIntoView();
 });
 
-// What is too long for its slide is shown smaller.
+// What is too long for its slide is shown smaller; a tall figure has its caption at its side.
 function fit() {
+  for (const image of document.querySelectorAll("figure img")) {
+    image.closest("figure").classList.toggle("tall", image.naturalWidth < 1.4 * image.naturalHeight);
+  }
   for (const content of document.querySelectorAll(".content")) {
     content.style.zoom = 1;
     const [high, wide] = [content.scrollHeight / content.clientHeight, content.scrollWidth / content.clientWidth];
