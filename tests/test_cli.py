@@ -1,21 +1,24 @@
 """The command line: what it passes on, and how it refuses."""
 
+import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import given
+from rich.console import Console
 from skimage.io import imsave
 from test_predict import make_run
 from typer.testing import CliRunner
 
 from synthseg import keys, runs, volumes
 from synthseg import project as files
-from synthseg.command import cli, contact, jobs, publishing
+from synthseg.command import cli, contact, jobs, publishing, terminal
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -202,7 +205,9 @@ def test_data_are_described_with_all_findings(monkeypatch: pytest.MonkeyPatch) -
     image, mask = np.full((2, 3, 4), 100, np.uint8), np.ones((2, 3, 4), np.uint8)
     volume = SimpleNamespace(image=image, mask=mask, nm_per_pixel=5.0)
     parts = dict.fromkeys(("train", "validation", "test"), volume)
-    dataset = SimpleNamespace(**parts, name="own", fingerprint="ab12", provenance="Drawn.")
+    dataset = SimpleNamespace(
+        **parts, name="own", fingerprint="ab12", provenance="Drawn.", nm_per_slice=5.0
+    )
     monkeypatch.setattr(contact, "save", lambda dataset, folder: folder / f"{dataset.name}.png")
     found = [
         volumes.Finding("warning", "masks", "is odd", "look at it", (3, 4, 5, 8)),
@@ -220,6 +225,26 @@ def test_data_are_described_with_all_findings(monkeypatch: pytest.MonkeyPatch) -
     assert result.code == 2
     last = result.output.splitlines()[-1]
     assert last == "1 error, 1 warning, 1 note: the data cannot be used."
+
+
+def test_warnings_about_data_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(chosen: object) -> list[jobs.Job]:
+        for _ in range(2):
+            warnings.warn("my_folder/masks holds 3 grey pixels; export it.", stacklevel=1)
+        return []
+
+    monkeypatch.setattr(jobs, "make_plan", plan)
+    monkeypatch.setattr(terminal, "console", Console(file=(out := io.StringIO()), width=200))
+    assert terminal.make_plan({}) == []
+    assert out.getvalue().count("Warning: my_folder/masks holds 3 grey pixels; export it.") == 1
+    assert "UserWarning" not in out.getvalue()
+
+
+def test_the_contact_sheet_says_which_slices_go_where() -> None:
+    block = np.zeros((8, 2, 2), np.uint8)
+    train, test = volumes.split_by_z(volumes.Volume.create(block, block, 5, "em"), validation=2)
+    places = contact._places({"train": train, "test": test})
+    assert places == "Slices of em: 0-4 train, 5 unused, 6-7 test."
 
 
 def test_predict_says_what_was_found(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_how_files_were_understood_is_in_the_provenance(tmp_path):
     for fact in (
         "image.tif is uint16 from 100 to 25400 and was scaled to 8 bit, with 100 and below as 0",
         "mask.tif holds 19 values above 0 (1, 2, 3, 5, …), taken as numbers of single objects",
-        "mask.tif: slice 3 marks nothing; check that these slices hold no objects",
+        "mask.tif: slice 3 marks nothing; check that there are no objects",
     ):
         assert fact in dataset.provenance
     assert load(str(tmp_path), 5).provenance == dataset.provenance
@@ -247,10 +247,10 @@ SPOILED = [
     (COLOURED, r"images: slice4.png is in colour; convert it to grey"),
     (
         lambda folder: (folder / "masks" / "slice19.png").unlink(),
-        r"images: slice19.png has no mask of its own; add the mask, or move this elsewhere",
+        r"images: slice19.png has no mask; add the mask, or move this elsewhere",
     ),
     (rename_all_masks, r"masks holds no file whose name or number is that of an image"),
-    (add_a_second_file_of_a_name, r"images: slice1.(png|tif) has no mask of its own"),
+    (add_a_second_file_of_a_name, r"images: slice1.(png|tif) has no mask"),
     (TEXT, r"images: slice6.png cannot be read as a picture: it is a text file; export it again"),
     (replace("masks/slice6.png", b""), r"masks: slice6.png cannot be read as a picture: it is emp"),
     (
@@ -266,7 +266,7 @@ SPOILED = [
     ),
     (
         replace("masks/slice9.png", 1 - example()[1][9]),
-        r"masks: slice9.png is inverted compared with its neighbours; exchange",
+        r"masks: slice9.png is inverted compared with slices beside; exchange",
     ),
     (
         replace("images/slice3.png", png_that_claims(100_000)),
@@ -547,7 +547,7 @@ def test_the_page_shows_what_is_printed(tmp_path, monkeypatch):
     save(folder / "masks" / "slice_12.png", 255 - marked[11] * 255)
     (folder / "masks" / "slice_20.png").rename(folder / "masks" / "slice_20_final.png")
 
-    page = (Path(cli.__file__).parents[1] / "book" / "own_images.md").read_text()
+    page = (Path(cli.__file__).parents[2] / "book" / "own_images.md").read_text()
     for folder, status in (("my_folder", 0), ("spoiled", 2)):
         result = call(folder)
         assert result.exit_code == status

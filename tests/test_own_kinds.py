@@ -168,6 +168,27 @@ def test_other_formats_are_named_with_the_line_that_converts_them(tmp_path, name
         assert line in str(error.value)
 
 
+def test_other_formats_in_folders_and_beside_what_can_be_read(tmp_path):
+    image, mask = example()
+    for kind in ("images", "masks"):
+        (tmp_path / "arrays" / kind).mkdir(parents=True)
+        for number in (10, 9, 2):
+            (tmp_path / "arrays" / kind / f"{number}.npy").touch()
+        (tmp_path / "zarr" / f"{kind}.zarr" / "0").mkdir(parents=True)
+    found, _ = check(str(tmp_path / "arrays"), 5)
+    assert (
+        kinds(found, "error", "warning", "note")
+        == ["error 3 files (2.npy, 9.npy, 10.npy) are of a format that is not read (.npy)"] * 2
+    )
+    found, _ = check(str(tmp_path / "zarr"), 5)
+    assert len(found) == 1
+    write_pair(tmp_path / "beside", image, mask)
+    (tmp_path / "beside" / "original.mrc").touch()
+    problems, dataset = serious(tmp_path / "beside")
+    assert problems == ["warning original.mrc is not used"]
+    assert dataset
+
+
 # --- Files ------------------------------------------------------------------------------------
 
 
@@ -202,7 +223,7 @@ def test_stacks_with_one_directory_thumbnails_and_pyramids(tmp_path):
         writer.write(image[0, ::4, ::4], metadata=None, **how)
         writer.write(image, metadata=None, **how)
     problems, dataset = serious(tmp_path)
-    assert problems == ["warning also holds 1 pictures of other sizes, which are not used"]
+    assert problems == ["warning also holds pictures of other sizes (1), which are not used"]
     assert dataset.fingerprint == expected
     with tifffile.TiffWriter(file, ome=True) as writer:
         writer.write(image, subifds=1, metadata={"axes": "ZYX"}, **how)
@@ -229,7 +250,7 @@ def test_damaged_metadata_with_sound_pixels_are_a_warning(tmp_path):
     data[place + 2 : place + 4] = b"\xee\xee"  # a type that does not exist
     file.write_bytes(data)
     problems, dataset = serious(tmp_path)
-    assert problems == ["warning has damaged metadata; its pixels could be read"]
+    assert problems == ["warning has damaged metadata, but sound pixels"]
     np.testing.assert_array_equal(dataset.test.image, example()[0][-4:])
 
 
@@ -241,7 +262,7 @@ def test_a_png_with_a_damaged_comment(tmp_path):
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text) ^ 1)
     file.write_bytes(data[:33] + chunk + data[33:])
     problems, dataset = serious(tmp_path)
-    assert problems == ["warning slice3.png has damaged metadata; its pixels could be read"]
+    assert problems == ["warning slice3.png has damaged metadata, but sound pixels"]
     np.testing.assert_array_equal(dataset.train.image, example()[0][:10])
 
 
@@ -312,6 +333,10 @@ def test_1_bit_and_8_bit_masks_together(tmp_path, block):
     problems, dataset = serious(tmp_path)
     assert not problems
     np.testing.assert_array_equal(dataset.train.mask, mask[: len(dataset.train)] > 0)
+    save = skimage.io.imsave
+    save(tmp_path / "masks" / "slice1.png", mask[1] // 255, check_contrast=False)
+    assert not serious(tmp_path)[0]
+    assert serious(tmp_path)[1].fingerprint == dataset.fingerprint
 
 
 def test_few_grey_pixels_are_rounded_and_counted(tmp_path, block):
@@ -355,6 +380,12 @@ def test_values_that_look_like_ignore_are_background_with_a_warning(tmp_path, bl
     assert ("looks like 'ignore'" if ignored > 0 else "values below 0") in problems[0]
     np.testing.assert_array_equal(dataset.train.mask, mask[: len(dataset.train)] > 0)
     assert dataset.train.labels is dataset.train.mask
+    objects = np.where(marked == 1, ndimage.label(mask)[0].clip(0, 90), marked)
+    problems, numbered = put(
+        tmp_path.with_name(f"numbered{ignored}"), image, objects.astype(marked.dtype)
+    )
+    assert len(problems) == 1
+    assert numbered.fingerprint == dataset.fingerprint
     problems, left_out = serious(f"{tmp_path}:ignore={ignored}")
     assert not problems
     assert left_out.fingerprint != dataset.fingerprint
@@ -400,6 +431,8 @@ def test_numbers_that_end_at_255_may_have_been_cut(tmp_path):
     mask[:, :, :] = np.where(np.indices((64, 64)).max(axis=0) % 4 > 0, grid, 0)
     problems, _ = put(tmp_path, image, mask)
     assert "up to the highest that 8 bit hold" in " ".join(problems)
+    problems, _ = put(tmp_path, image, np.where(mask < 180, 0, mask))  # as in a part of a volume
+    assert "up to the highest that 8 bit hold" in " ".join(problems)
 
 
 def test_signed_bytes(tmp_path, block):
@@ -422,7 +455,11 @@ def test_slices_and_quadrants_that_were_not_annotated(tmp_path, block):
     some = mask * 0
     some[::4] = mask[::4]
     problems, _ = put(tmp_path / "slices", image, some)
-    assert "18 slices (1, 2, 3, …) mark nothing between slices that do" in " ".join(problems)
+    assert "18 slices (1, 2, 3, …) mark nothing" in " ".join(problems)
+    some = mask.copy()
+    some[:7] = 0
+    problems, _ = put(tmp_path / "end", image, some)
+    assert "7 slices (0, 1, 2, …) mark nothing" in " ".join(problems)
     quarter = mask * 0
     quarter[:, :96, :128] = np.kron(np.eye(2, dtype=np.uint8)[::-1], np.ones((8, 8))).astype(
         np.uint8
@@ -446,11 +483,16 @@ def test_padding_does_not_eat_the_contrast(tmp_path, block, dtype, padding):
     assert np.corrcoef(expected.ravel(), inner.ravel())[0, 1] > 0.99
     assert inner.std() > 30
     assert (dataset.train.image[:, :6] == (255 if padding else 0)).all()
+    wide[:, -6:] = 60000 - padding
+    problems, dataset = put(tmp_path, wide, mask)
+    assert problems == ["warning holds padding (0, 60000), apart from all else"]
+    assert dataset.train.image[:, 6:-6].std() > 30
 
 
 def test_lost_and_repeated_slices_are_warnings(tmp_path, block):
     image, mask = (stack.copy() for stack in block)
     image[[5, 6]], mask[[5, 6]] = 0, 0
+    image[6] = np.random.default_rng(0).integers(0, 3, image[6].shape)
     image[12] = image[11]
     problems, dataset = put(tmp_path, image, mask)
     assert problems == [
@@ -479,7 +521,7 @@ def test_the_least_number_of_slices_is_told(tmp_path, count, usable):
     problems, dataset = put(tmp_path, *(stack[:count] for stack in example()))
     assert bool(dataset) == usable
     if not usable:
-        assert f"error holds {count} slices, but at least 6 are needed" in problems
+        assert any(f"error holds {count} slice" in problem for problem in problems)
 
 
 def test_a_mosaic_is_split_from_left_to_right(tmp_path):
@@ -505,7 +547,7 @@ def test_a_mosaic_is_split_from_left_to_right(tmp_path):
         (lambda mask: mask[:, ::-1], "mirrored from top to bottom"),
         (lambda mask: mask[:, ::-1, ::-1], "turned by 180°"),
         (lambda mask: mask[::-1], "put in reverse order of z"),
-        (lambda mask: np.roll(mask, 4, axis=0), "moved by 4 slices to lower z"),
+        (lambda mask: np.roll(mask, 4, axis=0), "moved by 4 in z, to lower"),
     ],
 )
 def test_masks_that_fit_better_elsewhere(tmp_path, block, turn, named):
@@ -513,6 +555,18 @@ def test_masks_that_fit_better_elsewhere(tmp_path, block, turn, named):
     problems, dataset = put(tmp_path, image, np.ascontiguousarray(turn(mask)))
     assert [f"warning fits the edges in the images better when it is {named}"] == problems
     assert dataset
+
+
+def test_slices_that_resemble_those_beside_them_are_not_called_moved(tmp_path, epfl_folder):
+    pages = [
+        tifffile.imread(epfl_folder / f"training{kind}.tif", key=range(60, 90))[:, 100:420, 200:600]
+        for kind in ("", "_groundtruth")
+    ]
+    image = pages[0].astype(np.float32) + 1000
+    image[:, :, -40:] = 0  # a strong edge, which no mask follows
+    assert [problem[:21] for problem in put(tmp_path, image, pages[1])[0]] == [
+        "warning holds padding"
+    ]
 
 
 def test_a_square_mask_that_is_turned(tmp_path):

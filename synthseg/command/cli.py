@@ -151,7 +151,11 @@ def predict(
     Example:  synthseg predict runs/cpu/seed-0/03_baseline_segmentation new_slices new_masks
     """
     with console.status("Reading the run …"), terminal.quiet_libraries():
+        import tensorflow as tf
+
         from synthseg.command import predict as masks
+
+        tf.config.list_logical_devices()  # the search for a GPU is loud where there is none
     trained = masks.open_run(run)
     console.print(escape(trained.text))
     if nm_per_pixel is None:

@@ -42,11 +42,15 @@ def _places(parts: dict[str, Volume]) -> str:
         spans, end = [], 0
         for role, part in sorted(inside.items(), key=lambda item: item[1].first):
             if part.first > end:
-                spans.append(f"{end}-{part.first - 1} unused")
+                spans.append(f"{_span(end, part.first)} unused")
             end = part.first + len(part)
-            spans.append(f"{part.first}-{end - 1} {role}")
+            spans.append(f"{_span(part.first, end)} {role}")
         lines.append(f"Slices of {stack}: {', '.join(spans)}.")
     return " ".join(lines)
+
+
+def _span(first: int, end: int) -> str:
+    return f"{first}-{end - 1}" if end - first > 1 else str(first)
 
 
 def save(dataset: Dataset, folder: Path) -> Path:

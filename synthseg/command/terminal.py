@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,8 +122,12 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def make_plan(chosen: dict[int, dict[str, Scalar]]) -> list[Job]:
     """Settle the runs of chapters with their parameters, which takes a while."""
-    with console.status("Reading the data …"):
-        return jobs.make_plan(chosen.items())
+    with console.status("Reading the data …"), warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always")
+        planned = jobs.make_plan(chosen.items())
+    for text in dict.fromkeys(str(warning.message) for warning in noticed):
+        console.print(f"[yellow]Warning:[/yellow] {escape(text)}")
+    return planned
 
 
 def show_plan(planned: list[Job], *, force: bool) -> None:

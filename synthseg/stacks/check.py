@@ -20,6 +20,7 @@ PADDING = 0.0005  # least part of all pixels, of one value far from all others, 
 LOW_CONTRAST = 10  # grey values of 255 that hold the middle nine tenths of the pixels
 HARDLY_ANY = 0.01  # part of the foreground; fewer soft pixels than this are rounded
 CONTINUITY = 0.5  # least correlation of a slice with the most similar one, to judge the order
+LEAST_ORDER = 6  # slices, to judge it: of few, the mean slice holds much of each
 OWN_PART = 0.12  # a slice that differs less than this from the mean slice says nothing of order
 OUT_OF_ORDER = 0.03  # least gain in the correlations of neighbours if one slice is moved
 
@@ -32,18 +33,15 @@ def grey_range(image: NDArray) -> tuple[float, float, list[float]]:
     """The range that holds nearly all grey values, and the values of padding, which don't count."""
     step = max(1, int((image.size / SAMPLE) ** 0.5))
     greys = image[:, ::step, ::step].ravel()
-    padding = []
-    for extreme in (greys.min(), greys.max()):
-        end = float(extreme)
-        rest = greys[greys != end]
-        if not PADDING * greys.size < greys.size - rest.size < greys.size:
-            continue
-        low, high = map(float, np.percentile(rest, SCALE_PERCENTILES))
-        gap = max(float(rest.min()) - end, end - float(rest.max()))
-        if high > low and gap > 0.25 * (high - low):
-            padding.append(end)
-            greys = rest
-    low, high = map(float, np.percentile(greys, SCALE_PERCENTILES))
+    ends = float(greys.min()), float(greys.max())
+    between = greys[(greys != ends[0]) & (greys != ends[1])]
+    low, high = map(float, np.percentile(between if between.size else greys, SCALE_PERCENTILES))
+    padding = [
+        end
+        for end in dict.fromkeys(ends if high > low else ())
+        if (greys == end).mean() > PADDING and max(low - end, end - high) > 0.25 * (high - low)
+    ]
+    low, high = map(float, np.percentile(greys[~np.isin(greys, padding)], SCALE_PERCENTILES))
     return low, high, padding
 
 
@@ -62,7 +60,8 @@ def check_image(stack: Stack) -> Iterator[Finding]:
         yield stack.whole("error", f"is {low:g} almost everywhere", remedy)
         return
     yield from _check_range(stack, low, high, padding)
-    blank = [index for index, page in enumerate(image) if page.min() == page.max()]
+    spans = [np.ptp(np.percentile(page[::2, ::2], (1, 99))) for page in image]
+    blank = [index for index, span in enumerate(spans) if span < LOW_CONTRAST / 255 * (high - low)]
     yield from stack.at(blank, "warning", "is blank", "if it was lost, leave out image and mask")
     kept = [index for index in range(len(image)) if index not in blank]
     first: dict[str, int] = {}
@@ -86,8 +85,7 @@ def _check_range(stack: Stack, low: float, high: float, padding: list[float]) ->
             f"with {low:g} and below as 0, {high:g} and above as 255 (percentiles 0.1 and 99.9)"
         )
         yield stack.whole("note", what, "give 8-bit images if you want another range")
-    step = max(1, int((image.size / SAMPLE) ** 0.5))
-    dark, bright = np.percentile(image[:, ::step, ::step], (5, 95)).tolist()
+    dark, bright = np.percentile(image[:, ::4, ::4], (5, 95)).tolist()
     unit = (high - low) / 255 if scaled else 1
     if bright - dark < LOW_CONTRAST * unit:
         what = (
@@ -120,7 +118,7 @@ def _check_order(stack: Stack, kept: list[int], low: float, high: float) -> Iter
     alone were moved to the best other place.
     """
     depth = len(kept)
-    if depth < 5:
+    if depth < LEAST_ORDER:
         return
     copies = small_copies(stack.pixels, low, high)[kept]
     alike = (copies @ copies.T).astype(np.float64)
@@ -163,8 +161,10 @@ def read_mask(
         remedy = "if they are probabilities, say which count, at the end of the name: :mask=0.5-1"
         return pixels > 0, [stack.whole("error", "holds fractions", remedy)]
     counts: Counter[float] = Counter()
+    single = True
     for page in pixels:
         found, numbers = np.unique(page, return_counts=True)
+        single &= len(found) < 3
         counts.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
     values = sorted(value for value in counts if value > 0)
     notes = []
@@ -172,7 +172,7 @@ def read_mask(
         what = "holds values below 0, which count as background"
         remedy = f"if they mean 'not annotated', end the name in :ignore={min(counts):g}"
         notes.append(stack.whole("warning", what, remedy))
-    if len(values) < 2:
+    if len(values) < 2 or (single and {*values} <= {1, 255, 65535}):  # slices of several depths
         return pixels > 0, notes
     top, inner = values[-1], sum(counts[value] for value in values[:-1])
     shown = some([f"{value:g}" for value in values], 4)
@@ -185,9 +185,11 @@ def read_mask(
             f"has soft edges: {len(values) + 1} values up to {top:g}, with steps in between, as "
             "after smoothing, resizing or JPEG"
         )
-        remedy = f"say which values count, at the end of the name, as in :mask={top // 2:g}-{top:g}"
+        remedy = (
+            f"say which values count, at the end of the name, as in :mask={top // 2 + 1:g}-{top:g}"
+        )
         return pixels > 0, [*notes, stack.whole("error", what, remedy)]
-    if top in (255, 65535) and values[:-1] == list(range(1, len(values))) and len(values) < 20:
+    if top in (255, 65535) and values[-2] < min(128, 2 * len(values)):
         part = counts[top] / pixels.size
         what = (
             f"holds {top:g} beside {some(values[:-1], 4)}, which looks like 'ignore'; it counts as "
@@ -229,8 +231,6 @@ def _flat(pixels: NDArray, top: float) -> float:
     between = flat = 0
     for page in pixels:
         chosen = (page > 0) & (page < top)
-        if not chosen.any():
-            continue
         wide = np.pad(page, 1, mode="edge")
         sides = (wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:])
         equal = sum((side == page).astype(np.uint8) for side in sides)
@@ -246,9 +246,9 @@ def _number(stack: Stack, values: list[float], shown: str) -> Finding:
     pieces = [ndimage.label(thin == value)[1] for value in values] if len(values) <= 10 else [0]
     if np.median(pieces) > 3:
         what += ", each in many places, like classes; all of them count"
-        remedy = f"if only some do, name them at the end of the name, as in :mask={values[0]:g}"
+        remedy = f"if only some do, name them at the end of the name, as in :mask={values[-1]:g}"
         return stack.whole("warning", what, remedy)
-    if values[-1] == 255 and stack.pixels.dtype == np.uint8 and len(values) > 200:
+    if values[-1] == 255 and stack.pixels.dtype == np.uint8 and len(values) > 10:
         what += ", up to the highest that 8 bit hold; of more objects some may be missing"
         return stack.whole("warning", what, "export the numbers with 16 bit, or as 0 and 255")
     what += ", taken as numbers of single objects: all of them count"
@@ -267,18 +267,13 @@ def check_mask(stack: Stack) -> Iterator[Finding]:
         what = f"marks {part:.1%} of all pixels, as if inverted"
         yield stack.whole("warning", what, "exchange 0 and 255, unless the objects fill so much")
     else:
-        what, remedy = "is inverted compared with its neighbours", "exchange 0 and 255 there"
+        what, remedy = "is inverted compared with slices beside", "exchange 0 and 255 there"
         yield from stack.at(_inverted(mask), "error", what, remedy)
     if stack.ignored is not None:
         mask = mask | stack.ignored  # somebody has looked there
-    marked = np.flatnonzero(mask.any(axis=(1, 2)))
-    empty = [index for index in range(len(mask)) if index not in marked]
-    inside = [index for index in empty if marked[0] < index < marked[-1]]
-    often = len(inside) >= max(2, len(mask) / 4)
-    what, remedy = "marks nothing", "check that these slices hold no objects, or annotate them"
-    if often:
-        what += " between slices that do: they count as background"
-        remedy = "keep the annotated slices alone, image and mask, if the others were left out"
+    empty = np.flatnonzero(~mask.any(axis=(1, 2))).tolist()
+    often = len(empty) >= max(2, len(mask) / 4)
+    what, remedy = "marks nothing", "check that there are no objects, or leave out image and mask"
     yield from stack.at(empty, "warning" if often else "note", what, remedy)
     thin = mask[:, ::2, ::2]
     rows, columns = (np.flatnonzero(thin.any(axis=axes)) for axes in ((0, 2), (0, 1)))

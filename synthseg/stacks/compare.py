@@ -17,6 +17,7 @@ LONGEST_SHIFT = 64  # px; masks are tried at shifts up to this, or a quarter of 
 SHIFT_TOLERANCE = 8  # px; annotators draw a membrane's middle, inside or outside
 SHIFT_SCORE = 6.5  # least height of the correlation peak, in standard deviations of the rest
 TURNED_SCORE = 5.5  # the same for a mask that is turned, which is tried at no shift alone
+MOVED_SCORE = 10  # the same along z, where slices resemble those beside them
 CLEARLY = 1.45  # times higher than as it is: then a mask is taken to be turned
 PIXEL_SIZE = 0.05  # relative difference between the pixel size given and that in the file
 
@@ -68,7 +69,7 @@ def _better_place(image: NDArray, mask: NDArray[np.bool_]) -> str | None:
     ways["put in reverse order of z"] = (lambda page: page, lambda index: last - index)
     for by in range(-8, 9):
         if by and abs(by) <= len(image) // 4:
-            name = f"moved by {abs(by)} slices to {'higher' if by > 0 else 'lower'} z"
+            name = f"moved by {abs(by)} in z, to {'higher' if by > 0 else 'lower'}"
             ways[name] = (lambda page: page, partial(add, -by))
     scores = {name: _score(mean_map(*way)) for name, way in ways.items()}
     best = max(scores, key=lambda name: scores[name])
@@ -76,7 +77,8 @@ def _better_place(image: NDArray, mask: NDArray[np.bool_]) -> str | None:
     swap = {"higher": "lower", "lower": "higher"}
     opposite = " ".join(swap.get(word, word) for word in best.split(" "))
     rivals = [_score(np.mean(as_it_is, axis=0)), scores[opposite] if opposite != best else 0]
-    return best if scores[best] > max(TURNED_SCORE, CLEARLY * max(rivals)) else None
+    least = MOVED_SCORE if best.startswith("moved") else TURNED_SCORE
+    return best if scores[best] > max(least, CLEARLY * max(rivals)) else None
 
 
 def _detail(page: NDArray) -> NDArray[np.complex64]:

@@ -98,8 +98,8 @@ def decode(file: Path, mask: bool, budget: int) -> Decoded:
         if not (sound or message.startswith("PNG warning")):
             raise Unreadable(f"is damaged: {message[:200]}", EXPORT_AGAIN)
     if logged:
-        what = "has damaged metadata; its pixels could be read"
-        decoded.remarks.append(("warning", what, "look at them"))
+        what = "has damaged metadata, but sound pixels"
+        decoded.remarks.append(("warning", what, "look at the picture"))
     return decoded
 
 
@@ -179,7 +179,7 @@ def _tiff(file: Path, mask: bool, budget: int) -> Decoded:
         claimed = sum(each.size * np.dtype(each.dtype).itemsize for each in alike)
         _refuse_bomb(claimed, file.stat().st_size, budget)
         if left := sum(len(each.pages) for each in series if each not in alike):
-            what = f"also holds {left} pictures of other sizes, which are not used"
+            what = f"also holds pictures of other sizes ({left}), which are not used"
             remarks.append(("warning", what, "export them alone if they are slices"))
         found = [page for each in alike for page in each.pages]
         pages = [page for page in found if page and page.dataoffsets]

@@ -9,7 +9,7 @@ import pooch
 from numpy.typing import NDArray
 
 from synthseg.stacks.decode import TIFF_HEADS, describe
-from synthseg.stacks.findings import DataError, Finding, Pair, Source, digest, show_path
+from synthseg.stacks.findings import DataError, Finding, Pair, Source, digest, gather, show_path
 from synthseg.stacks.read import read_stack
 
 PAGE = "https://www.epfl.ch/labs/cvlab/data/data-em/"
@@ -107,7 +107,7 @@ def read_epfl(folder: Path, origin: str) -> Source:
         except DataError as error:
             findings += error.findings
     if findings:
-        raise DataError(findings)
+        raise DataError(gather(findings))
     provenance = (
         f"EPFL CA1 hippocampus, 5 nm voxels (A. Lucchi, Y. Li, P. Fua, CVPR 2013, {PAGE}), "
         f"{origin}. Test scores are taken on every {TEST_STEP}th slice of the test stack."
@@ -128,7 +128,7 @@ def _read_file(path: Path) -> NDArray[np.uint8]:
     """Read one of the four files, checked; of a test file only the slices that are scored."""
 
     def refuse(what: str, remedy: str = DOWNLOAD_AGAIN) -> DataError:
-        return DataError([Finding("error", show_path(path), what, remedy)])
+        return DataError([Finding("error", show_path(path.parent), what, remedy, (path.name,))])
 
     if not path.exists():
         raise refuse("is missing", f"the EPFL data are {', '.join(FILES)}")

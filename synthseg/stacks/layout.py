@@ -7,7 +7,7 @@ from pathlib import Path
 from natsort import natsorted
 
 from synthseg.stacks.findings import DataError, Finding, about, show_path, some
-from synthseg.stacks.read import SUFFIXES, TIFF, is_hidden
+from synthseg.stacks.read import FOREIGN, SUFFIXES, TIFF, foreign, is_hidden
 
 # Words in the names of files and folders, whatever their case.
 IMAGES = {"image", "images", "img", "imgs", "raw", "em", "volume", "volumes", "x"}
@@ -18,15 +18,6 @@ PARTS = {
     "validation": {"val", "valid", "validation"},
     "test": {"test", "testing"},
 }
-FOREIGN = {
-    ".npy": "numpy.load({!r})",
-    **dict.fromkeys((".mrc", ".rec"), "mrcfile.read({!r})"),
-    **dict.fromkeys((".nii", ".gz"), "nibabel.load({!r}).get_fdata().T"),
-    **dict.fromkeys((".h5", ".hdf5"), "h5py.File({!r})['NAME'][:]"),
-    **dict.fromkeys((".zarr", ".n5"), "zarr.open({!r})[:]"),
-}
-"""Formats that are not read: how Python reads them."""
-
 Paths = tuple[Path, Path]  # of image and mask
 
 
@@ -42,16 +33,6 @@ def find_pairs(paths: list[Path], structure: str) -> tuple[dict[str, Paths], lis
     if not paths[0].is_dir():
         raise DataError(f"{paths[0]} is one file, but a mask is needed too; name both: IMAGE,MASK.")
     return _find_in_folder(paths[0], structure)
-
-
-def foreign(paths: list[Path]) -> Iterator[Finding]:
-    """Name files of other formats, with the line that converts them."""
-    for suffix, reading in FOREIGN.items():
-        if found := [path for path in paths if path.suffix.lower() == suffix]:
-            new, old = f"{found[0].name.split('.')[0]}.tif", found[0].name
-            what = f"is of a format that is not read ({suffix})"
-            remedy = f"convert it in Python: tifffile.imwrite({new!r}, {reading.format(old)})"
-            yield from about(found[0].parent, found, "error", what, remedy)
 
 
 def _words(path: Path) -> set[str]:
@@ -75,7 +56,8 @@ def _entries(folder: Path, *, deep: bool = True) -> Iterator[Path]:
 def _find_in_folder(folder: Path, structure: str) -> tuple[dict[str, Paths], list[Finding]]:
     """Find image and mask in a folder, or in each of its parts, by the words in their names."""
     here, entries = show_path(folder), [*_entries(folder)]
-    findings, left = [*foreign(entries)], []
+    findings: list[Finding] = []
+    left: list[Path] = []
     groups: dict[str, dict[str, list[Path]]] = {}
     for entry in entries:
         inner = entry.relative_to(folder)
@@ -84,9 +66,10 @@ def _find_in_folder(folder: Path, structure: str) -> tuple[dict[str, Paths], lis
         group = groups.setdefault(part, {"image": [], "mask": [], "other": []})
         roles = ("mask", MASKS), ("image", IMAGES), ("mask", _words(Path(structure)))
         role = next((role for role, names in roles if words & names), "other")
-        if entry.is_dir() or entry.suffix.lower() in TIFF:
+        suffix = entry.suffix.lower()
+        if suffix in TIFF or (entry.is_dir() and suffix not in FOREIGN):
             group[role].append(entry)
-        elif entry.suffix.lower() not in FOREIGN:
+        else:
             left.append(entry)
     blocks: dict[str, Paths] = {}
     for part, group in groups.items():
@@ -106,14 +89,13 @@ def _find_in_folder(folder: Path, structure: str) -> tuple[dict[str, Paths], lis
     if order == ["train", "validation"]:
         what, remedy = "holds no test part: the validation part is used for it", "add test/"
         findings.append(Finding("warning", here, what, remedy))
-    if not blocks and not findings:
+    if not blocks:
         shown = [f"{entry.relative_to(folder)}{'/' * entry.is_dir()}" for entry in left]
-        two = shown[:2] if len(shown) > 1 else ("IMAGE", "MASK")
+        two = shown[:2] if 1 < len(shown) < 5 else ("IMAGE", "MASK")
         what = f"holds {some(shown, 6) or 'nothing'}: which are image and mask is not plain"
         remedy = f"name the two: --data {','.join(f'{here}/{name}'.rstrip('/') for name in two)}"
-        findings.append(Finding("error", here, what, f"{remedy}; or call them images and masks"))
-        left = []
-    findings += about(
-        folder, left, "warning", "is not used", "move it elsewhere, or name IMAGE,MASK"
-    )
+        remedy += "; or put slices into images/ and masks/"
+        return {}, [*foreign(left)] or [Finding("error", here, what, remedy)]
+    remedy = "fine, unless these are images or masks: then name the two, IMAGE,MASK"
+    findings += about(folder, left, "warning", "is not used", remedy)
     return {part: blocks[part] for part in order}, findings

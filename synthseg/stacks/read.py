@@ -19,6 +19,14 @@ from synthseg.stacks.findings import Finding, Stack, about, gather, show_path
 
 TIFF = {".tif", ".tiff"}
 SUFFIXES = {".png", ".jpg", ".jpeg", *TIFF}
+FOREIGN = {
+    ".npy": "numpy.load({!r})",
+    **dict.fromkeys((".mrc", ".rec"), "mrcfile.read({!r})"),
+    **dict.fromkeys((".nii", ".gz"), "nibabel.load({!r}).get_fdata().T"),
+    **dict.fromkeys((".h5", ".hdf", ".hdf5"), "h5py.File({!r})['NAME'][:]"),
+    **dict.fromkeys((".zarr", ".n5"), "zarr.open({!r})[:]"),
+}
+"""Formats that are not read: how Python reads them."""
 LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini"}  # and every name that begins with a dot
 
 
@@ -102,8 +110,19 @@ def list_slices(path: Path) -> tuple[list[Path], list[Finding]]:
     findings = [*about(path, others, "warning", what, remedy)]
     if not files:
         what, remedy = "holds no PNG, JPEG or TIFF files", "export the slices as PNG or TIFF"
-        findings.append(Finding("error", show_path(path), what, remedy))
+        nothing = Finding("error", show_path(path), what, remedy)
+        findings = [*foreign(natsorted(others))] or [*findings, nothing]
     return natsorted(files, key=lambda file: (_stem(file), file.name)), findings
+
+
+def foreign(paths: list[Path]) -> Iterator[Finding]:
+    """Name files of other formats, with the line that converts them."""
+    for suffix, reading in FOREIGN.items():
+        if found := [path for path in paths if path.suffix.lower() == suffix]:
+            new, old = f"{found[0].name.split('.')[0]}.tif", found[0].name
+            what = f"is of a format that is not read ({suffix})"
+            remedy = f"convert it in Python: tifffile.imwrite({new!r}, {reading.format(old)})"
+            yield from about(found[0].parent, found, "error", what, remedy)
 
 
 def is_hidden(path: Path) -> bool:
@@ -146,7 +165,7 @@ def pair_names(
     sides = ((images, set(pairs), "mask"), (masks, set(pairs.values()), "image"))
     for files, matched, partner in sides:
         lonely = [file for file in files if file not in matched]
-        what, remedy = f"has no {partner} of its own", f"add the {partner}, or move this elsewhere"
+        what, remedy = f"has no {partner}", f"add the {partner}, or move this elsewhere"
         findings += about(files[0].parent, lonely, "error", what, remedy)
     if not by_name:
         first = next(pair for pair in pairs.items() if _stem(pair[0]) != _stem(pair[1]))

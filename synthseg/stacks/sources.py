@@ -25,7 +25,7 @@ from synthseg.stacks.findings import (
     show_path,
 )
 from synthseg.stacks.grey import to_uint8, unsigned
-from synthseg.stacks.layout import Paths, find_pairs, foreign
+from synthseg.stacks.layout import Paths, find_pairs
 from synthseg.stacks.read import list_slices, pair_names, read_stack
 
 PLAUSIBLE_NM = (0.5, 200.0)  # per pixel; outside of it, the unit is probably another one
@@ -114,7 +114,9 @@ def locate(data: str, base: Path, root: Path | None = None) -> str:
         return data
     name, said = split_said(data)
     paths = [
-        os.path.relpath(base / path, root) if root and not path.is_absolute() else str(base / path)
+        os.path.relpath(base / path, root)
+        if root and not path.is_absolute()
+        else os.path.normpath(base / path)
         for path in find_paths(name, base)
     ]
     return ",".join(paths) + said
@@ -187,7 +189,7 @@ def _check_depth(stack: Stack, blocks: int) -> Iterator[Finding]:
     count, least, widest = len(stack.pixels), LEAST[blocks], STRIPS * STRIP
     if count >= least:
         return
-    what = f"holds {count} slices, but at least {least} are needed"
+    what = f"holds {count} slice{'s' * (count != 1)}, but at least {least} are needed"
     if blocks == 1 and stack.pixels.shape[2] >= widest:
         what += f", so each is cut into {STRIPS} strips, from left to right, in place of slices"
         yield stack.whole("note", what, "pictures along z mean nothing")
@@ -225,8 +227,6 @@ def _read_pair(paths: Paths, said: Said) -> tuple[Stack, Stack, list[Finding]]:
     """Read an image and its mask, and check them; the pixels of the mask are bool then."""
     (images, found), (masks, more) = map(list_slices, paths)
     findings = [*found, *more]
-    for path, files in zip(paths, (images, masks), strict=True):
-        findings += [] if files else foreign([*path.iterdir()])
     if all(path.is_dir() for path in paths) and images and masks:
         images, masks, more = pair_names(images, masks)
         findings += more
