@@ -598,6 +598,9 @@ def test_parts_of_different_grey_ranges(tmp_path, block):
     write_pair(tmp_path / "test", image[14:] // 4, mask[14:])
     problems, _ = serious(tmp_path)
     assert any("has greys from" in problem for problem in problems)
+    write_pair(tmp_path / "test", 255 - image[14:], mask[14:])
+    problems, _ = serious(tmp_path)
+    assert sum("objects and background exchanged in grey" in problem for problem in problems) == 1
 
 
 def test_the_pixel_size_in_the_file(tmp_path):

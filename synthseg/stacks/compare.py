@@ -19,6 +19,7 @@ SHIFT_SCORE = 6.5  # least height of the correlation peak, in standard deviation
 TURNED_SCORE = 5.5  # the same for a mask that is turned, which is tried at no shift alone
 MOVED_SCORE = 10  # the same along z, where slices resemble those beside them
 CLEARLY = 1.45  # times higher than as it is: then a mask is taken to be turned
+CONTRAST = 0.2  # standard deviations of grey that objects differ by, to call them dark or bright
 PIXEL_SIZE = 0.05  # relative difference between the pixel size given and that in the file
 
 Turn = Callable[[NDArray], NDArray]
@@ -155,6 +156,20 @@ def check_parts(train: Stack, other: Stack) -> Iterator[Finding]:
         what = "lies beside training slices, so that scores would be of training data nearly"
         remedy = "give a block of its own, or one block alone, which is split with gaps"
         yield from other.at(between.tolist(), "warning", what, remedy)
+
+
+def check_contrast(*parts: tuple[Stack, Stack]) -> Iterator[Finding]:
+    """Warn if objects are darker than the rest in one part, and brighter in another."""
+    contrasts = []
+    for image, mask in parts:
+        pixels, marked = image.pixels[:, ::4, ::4], mask.pixels[:, ::4, ::4] > 0
+        inside, outside = pixels[marked], pixels[~marked]
+        if inside.size and outside.size:
+            difference = float(inside.mean() - outside.mean())
+            contrasts.append(difference / max(float(pixels.std()), 1e-9))
+    if contrasts and max(contrasts) > CONTRAST and min(contrasts) < -CONTRAST:
+        what = "has objects and background exchanged in grey, compared with the training part"
+        yield parts[-1][0].whole("warning", what, "invert the greys of one of the two")
 
 
 def check_sizes(stacks: list[Stack], nm: float | None, distance: float | None) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from synthseg.stacks import phantom
 from synthseg.stacks.check import Ranges, check_image, check_mask, leave_out, read_mask
-from synthseg.stacks.compare import check_pair, check_parts, check_sizes
+from synthseg.stacks.compare import check_contrast, check_pair, check_parts, check_sizes
 from synthseg.stacks.epfl import FILES, load_epfl, read_epfl
 from synthseg.stacks.findings import (
     IGNORED,
@@ -149,8 +149,10 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
         image, mask, found = _read_pair(pair, said)
         findings += found
         if len(image.pixels) and image.complete:
-            for _, (earlier, _) in list(read.items())[:1]:
-                findings += check_parts(earlier, image)
+            for earlier in list(read.values())[:1]:
+                findings += check_parts(earlier[0], image)
+                if all(finding.severity != "error" for finding in findings):
+                    findings += check_contrast(earlier, (image, mask))
             read[part] = image, mask
     if stacks := [stack for pair in read.values() for stack in pair]:
         findings += check_sizes(stacks, nm_per_pixel, said.nm_per_slice)
