@@ -201,7 +201,8 @@ def execute_answer() -> nbformat.NotebookNode:
     """Execute the study's chapter, with the tables as they are now."""
     path = project_root() / "book" / f"{ANSWER}.ipynb"
     executed = nbformat.read(path, as_version=4)
-    NotebookClient(executed, resources={"metadata": {"path": str(project_root())}}).execute()
+    client = NotebookClient(executed, resources={"metadata": {"path": str(project_root())}})
+    client.execute(stderr=subprocess.DEVNULL)  # messages of libraries
     return with_outputs(nbformat.read(path, as_version=4), executed)
 
 
