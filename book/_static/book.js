@@ -18,3 +18,9 @@ document.addEventListener("DOMContentLoaded", () => {
     work.setAttribute("role", "listitem");
   }
 });
+
+// The theme lets the Tab key reach code that scrolls. It looks for such code when a page loads or changes its
+// width; code in a solution can scroll only once it is unfolded.
+document.addEventListener("click", ({ target }) => {
+  if (target.closest(".toggle-button, summary")) dispatchEvent(new Event("resize"));
+});

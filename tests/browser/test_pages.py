@@ -87,6 +87,10 @@ STANDARD = {
 }
 CONTRAST = {"runOnly": ["color-contrast"]}
 
+# The theme does this a moment after the page has changed.
+SCROLLING_CODE_IS_REACHABLE = """() => [...document.querySelectorAll("pre")].every(
+    (pre) => pre.tabIndex === 0 || pre.scrollWidth <= pre.clientWidth)"""
+
 # What the Tab key must reach. Of a group of radio buttons, it reaches the chosen one.
 REACHABLE = """() => {
     const all = document.querySelectorAll("a[href], button, input, select, summary, [tabindex]");
@@ -139,6 +143,7 @@ def test_solutions_unfold(opened: SimpleNamespace) -> None:
         else:
             button.click()
         text.wait_for()
+    opened.page.wait_for_function(SCROLLING_CODE_IS_REACHABLE)
     if solutions.count():
         buttons.last.click()
         texts.last.wait_for(state="hidden")
@@ -176,6 +181,7 @@ def test_axe_finds_nothing_serious(opened: SimpleNamespace) -> None:
     axe = pytest.importorskip("axe_playwright_python.base")
     page = opened.page
     page.evaluate(THIN_OUT)
+    page.wait_for_function(SCROLLING_CODE_IS_REACHABLE)
     page.evaluate(axe.AXE_SCRIPT)
     assert page.evaluate(VIOLATIONS, ["page", STANDARD]) == []
     page.evaluate(LOOKS)
