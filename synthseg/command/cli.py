@@ -1,4 +1,4 @@
-"""The command line: synthseg run, predict, book, student, publish, export, rerun, check, data."""
+"""The command line: synthseg run, predict, book, student, publish, rerun, check, data."""
 
 import shlex
 import time
@@ -261,24 +261,6 @@ def publish(profile: Profile = "cpu") -> None:
 
     listed = ", ".join(publishing.publish(profile))
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
-
-
-@app.command("export")
-@plain_errors()
-def export_pages(profile: Profile = "pages") -> None:
-    """Put the networks of the latest run of chapters 2 and 3 behind the interactive pages in book/.
-
-    The book of your own run (synthseg book) has its own networks there without this.
-    """
-    from synthseg.command import export, publishing
-
-    cards = {name: card for name, (card, _) in publishing.finished_runs(profile).items()}
-    with console.status("Exporting networks and images, about a minute …"):
-        pages = export.write_pages(cards, project_root() / "book")
-    size = sum(path.stat().st_size for path in pages.iterdir())
-    console.print(
-        f"{show_path(pages)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published"
-    )
 
 
 @app.command()

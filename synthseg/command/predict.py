@@ -19,6 +19,7 @@ from synthseg.project import RunError, plural, read_json, show_path
 from synthseg.stacks import Stack, open_images
 
 CHAPTER = "03_baseline_segmentation"
+SEGMENTER = "segmenter-classical.keras"  # that of arm A1
 SHOWN = 3  # slices in the picture
 COARSEST = 4.0  # largest pixel of images, in pixels of the network; coarser ones show too little
 TIFF = (".tif", ".tiff")
@@ -140,7 +141,7 @@ def predict(
     names = {file: _file_name(file, probability) for file in dict.fromkeys(stack.files)}
     if len(set(names.values())) < len(names):
         raise RunError(f"Files in {show_path(images)} differ in their endings alone: move some.")
-    model = keras.models.load_model(trained.folder / "segmenter-classical.keras", compile=False)
+    model = keras.models.load_model(trained.folder / SEGMENTER, compile=False)
     count = len(stack.pixels)
     drawn: set[int] = set(np.linspace(0, count - 1, SHOWN).astype(int).tolist())
     shown: dict[int, NDArray] = {}

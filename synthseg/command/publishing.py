@@ -7,6 +7,7 @@ what each took; all are made from ``<chapter>.card.json``, the run cards with th
 """
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -286,9 +287,8 @@ def build_run(profile: str | None) -> tuple[Path, list[str]]:
         write_text(page, _without_missing(page.read_text(encoding="utf-8"), page.stem, shown))
     write_results(book.parent / "results", [cards[name] for name in shown])
     if (book / "_extra").is_dir():  # interactive pages, which are to show this run's networks
-        from synthseg.command import export
-
-        export.write_or_say({name: cards[name] for name in shown}, book)
+        export = runpy.run_path(str(root / "workflow" / "export.py"))
+        export["write_or_say"]({name: cards[name] for name in shown}, book)
     built = _build(book, config, strict=len(shown) == len(CHAPTERS))
     shutil.rmtree(base / "book", ignore_errors=True)
     built.rename(base / "book")
