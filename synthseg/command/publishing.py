@@ -129,16 +129,15 @@ def write_results(folder: Path, cards: Iterable[Card]) -> None:
                 "finished": card["finished"],
             }
         )
-        times[name] = f"The run on this page took {show_duration(card['duration_s'])}"
-        if card.get("memory_mib"):
-            times[name] += f" and {card['memory_mib'] / 1024:.1f} GiB of memory"
-        times[name] += f" ({card['device']})."
-        where = f"results/{name}.card.json"
+        mib, where = card.get("memory_mib"), f"results/{name}.card.json"
         if "outputs" not in card:  # not a published one
             where = show_path(run_folder(name, card["parameters"]) / "card.json")
-        commit = card["commit"] or "unknown"
-        times[name] += f" Made at commit {commit}, finished on {card['finished'][:10]}; `synthseg"
-        times[name] += f" rerun {where}` repeats it and compares the numbers."
+        times[name] = (
+            f"The run on this page took {show_duration(card['duration_s'])}"
+            f"{f' and {mib / 1024:.1f} GiB of memory' if mib else ''} ({card['device']}). "
+            f"Made at commit {card['commit'] or 'unknown'}, finished on {card['finished'][:10]}; "
+            f"`synthseg rerun {where}` repeats it and compares the numbers."
+        )
     parts = [f"<!-- {name} -->\n{text}\n<!-- end -->\n" for name, text in times.items()]
     write_text(folder / "times.md", "".join(parts))  # each chapter includes its part
     for name, table in {"metrics": metrics, "cards": rows}.items():
