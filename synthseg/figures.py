@@ -51,9 +51,9 @@ def style() -> None:
     store_pictures()
 
 
-def _subplots(*grid: int, **settings: Any) -> tuple[Figure, Any]:
+def _subplots() -> tuple[Figure, Axes]:
     """`pyplot.subplots` without overlapping labels, closed for pyplot (see the module's text)."""
-    figure, axes = plt.subplots(*grid, layout="constrained", **settings)
+    figure, axes = plt.subplots(layout="constrained")
     plt.close(figure)  # can still be drawn into and shown
     return figure, axes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthseg import METHOD_VERSION
-from synthseg.project import project_root
+from synthseg.project import plural, project_root
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "synthseg")
 """Packages whose versions a run card states."""
@@ -53,9 +53,8 @@ def device() -> str:
     model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
     name = model[1] if model else platform.processor() or platform.machine()
     extras = [label for flag, label in (("amx_", "AMX"), ("avx512f", "AVX-512")) if flag in text]
-    count = int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count()
-    unit = "thread" if count == 1 else "threads"
-    return f"{name}{' with ' + ' and '.join(extras) if extras else ''}, {count} {unit}"
+    count = int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count() or 1
+    return f"{name}{' with ' + ' and '.join(extras) if extras else ''}, {plural(count, 'thread')}"
 
 
 def peak_memory() -> int | None:

@@ -7,6 +7,7 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -75,12 +76,14 @@ def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
     return smaller.getvalue(), {"width": round(box.width * _SCREEN)}
 
 
+@dataclass(repr=False)
 class Table:
     """Cells as text, shown by a notebook as HTML, in the PDF book as Markdown, else as text."""
 
-    def __init__(self, heads: list[str], columns: list[list[str]], right: list[bool], caption: str):
-        self.heads, self.rows, self.caption = heads, list(zip(*columns, strict=True)), caption
-        self.sides = ["right" if numbers else "left" for numbers in right]
+    heads: list[str]
+    rows: list[tuple[str, ...]]
+    sides: list[str]
+    caption: str
 
     def _repr_html_(self) -> str:
         def line(tags: list[str], texts: Sequence[str]) -> str:
@@ -125,28 +128,22 @@ def table(
     each further place in front of the point (0.873, 23.88, 238.8); a mapping from columns says
     the decimals outright. Missing values are shown as a dash.
     """
-    heads, columns, right = [], [], []
+    given, usual = (digits, 3) if isinstance(digits, Mapping) else ({}, digits)
+    heads, columns, sides = [], [], []
     for name, values in frame.items():
         column = str(name)
         heads.append((names or {}).get(column, column))
-        decimals = digits.get(column) if isinstance(digits, Mapping) else None
-        if decimals is None:
-            decimals = _decimals(values, 3 if isinstance(digits, Mapping) else digits)
+        numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        # None for a column of several kinds of values.
+        decimals = given.get(column, _decimals(values, usual) if numeric else None)
         columns.append([_text(value, decimals) for value in values])
-        right.append(_is_numeric(values))
-    return Table(heads, columns, right, caption)
+        sides.append("right" if numeric else "left")
+    return Table(heads, list(zip(*columns, strict=True)), sides, caption)
 
 
-def _is_numeric(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-
-
-def _decimals(values: pd.Series, digits: int) -> int | None:
-    """Decimals of a column of numbers; None for a column of several kinds of values."""
-    if not _is_numeric(values):
-        return None
-    found = values.dropna().abs()
-    found = found[found < math.inf]
+def _decimals(values: pd.Series, digits: int) -> int:
+    """Decimals of a column of numbers."""
+    found = values[values.abs() < math.inf].abs()
     if found.empty or (found % 1 == 0).all():
         return 0
     return max(0, digits - int(math.log10(max(1, found.max()))))
@@ -155,8 +152,6 @@ def _decimals(values: pd.Series, digits: int) -> int | None:
 def _text(value: Any, decimals: int | None) -> str:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return MISSING
-    if isinstance(value, str):
-        return value
     if pd.api.types.is_bool(value):
         return "yes" if value else "no"
     if not pd.api.types.is_number(value):

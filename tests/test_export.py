@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 from PIL import Image
 
 from synthseg import METHOD_VERSION, gan, keys, masks, segmenter, volumes
-from synthseg.command import export
 from synthseg.project import CHAPTERS, RunError, project_root, read_json, write_text
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+
+import export
 
 SIZE, SNAPSHOTS = 32, 2
 PARAMETERS: dict[str, Any] = {
@@ -133,7 +137,7 @@ def test_runs_of_other_pixels_are_refused(runs: dict[str, dict], tmp_path: Path)
 def test_the_published_pages_are_of_this_method() -> None:
     folder = project_root() / "book" / export.PAGES
     if not folder.is_dir():
-        pytest.skip("needs the export of a run: synthseg export --profile pages")
+        pytest.skip("needs the export of a run: workflow/export.py")
     for chapter in (2, 3):
         card = read_json(folder / f"{CHAPTERS[chapter]}.card.json")
         assert card["method_version"] == METHOD_VERSION

@@ -357,8 +357,11 @@ def test_a_partial_book_on_the_phantom_says_both(project: Path) -> None:
     notebook = nbformat.read(files.chapter_path(1), as_version=4)
     nbformat.write(notebook, run.folder / "01_data.ipynb")
     keys.receipt(run.folder, run.key).touch()
+    (project / "book" / "_extra").mkdir()
     index, chapters = publishing.build_run("smoke")
     assert chapters == ["01_data"]
+    script = (index.parent / "live" / "run" / "run.js").read_text(encoding="utf-8")
+    assert "2 was not executed" in script  # what the interactive pages say
     for name in ("intro", "results", "01_data", "02_gan"):
         assert publishing.PHANTOM in page_text(index.parent / f"{name}.html")
     assert "has not been executed in this run" in page_text(index.parent / "02_gan.html")

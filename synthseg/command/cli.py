@@ -1,7 +1,8 @@
-"""The command line: synthseg run, predict, book, student, publish, export, rerun, check, data."""
+"""The command line: synthseg run, predict, book, student, publish, rerun, check, data."""
 
 import shlex
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,12 @@ from rich.markup import escape
 
 from synthseg import parameters
 from synthseg.command import terminal
-from synthseg.command.terminal import console, errors, plain_errors
+from synthseg.command.terminal import console, errors
 from synthseg.project import CHAPTERS, plural, project_root, read_json, show_duration, show_path
 
 # What takes long to import (pandas, SciPy, Jupyter) is imported by the command that needs it.
 app = typer.Typer(
+    cls=terminal.PlainErrors,
     help="Execute, build and check the book on synthetic images for electron microscopy.\n\n"
     "Start with  [bold]synthseg run 1[/bold]  (the first chapter, on built-in data), then  "
     "[bold]synthseg book[/bold]  to read it.",
@@ -55,7 +57,6 @@ Force = Annotated[
 
 
 @app.command()
-@plain_errors()
 def run(
     chapters: Annotated[
         list[int] | None,
@@ -127,7 +128,6 @@ def run(
 
 
 @app.command()
-@plain_errors()
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run of chapter 3.", show_default=False)],
     images: Annotated[
@@ -150,12 +150,10 @@ def predict(
 
     Example:  synthseg predict runs/cpu/seed-0/03_baseline_segmentation new_slices new_masks
     """
-    with console.status("Reading the run …"), terminal.quiet_libraries():
-        import tensorflow as tf
-
+    with console.status("Reading the run …"):
+        terminal.load_tensorflow()
         from synthseg.command import predict as masks
 
-        tf.config.list_logical_devices()  # the search for a GPU is loud where there is none
     trained = masks.open_run(run)
     console.print(escape(trained.text))
     if nm_per_pixel is None:
@@ -165,12 +163,17 @@ def predict(
         written = masks.predict(
             trained, images, out, nm_per_pixel, probability=probability, progress=show
         )
-    for line in (*written.remarks, written.text):
-        console.print(escape(line))
+    for remark in written.remarks:
+        console.print(escape(remark))
+    files, where = plural(len(written.files), "file"), show_path(written.files[0].parent)
+    console.print(
+        f"{files} in {escape(where)}: {written.foreground:.2%} of the pixels are marked, "
+        f"{trained.foreground:.2%} were in training. "
+        f"Look at {escape(show_path(written.picture))} before you use them."
+    )
 
 
 @app.command()
-@plain_errors()
 def rerun(
     card: Annotated[
         Path,
@@ -207,7 +210,6 @@ def rerun(
 
 
 @app.command()
-@plain_errors()
 def book(
     profile: Annotated[
         str | None,
@@ -229,17 +231,13 @@ def book(
         if published:
             index = publishing.build_published()
         else:
-            with terminal.quiet_libraries():
-                import tensorflow as tf
-
-                tf.config.list_logical_devices()  # for the networks of the interactive pages
+            terminal.load_tensorflow()  # for the networks of the interactive pages
             index, executed = publishing.build_run(profile)
             console.print(f"Executed chapters: {', '.join(executed) or 'none'}")
         console.print(f"The book is at {show_path(index)}")
 
 
 @app.command()
-@plain_errors()
 def student(
     folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
 ) -> None:
@@ -251,7 +249,6 @@ def student(
 
 
 @app.command()
-@plain_errors()
 def publish(profile: Profile = "cpu") -> None:
     """Put the outputs of a profile's latest run into book/, and its numbers into results/.
 
@@ -263,26 +260,7 @@ def publish(profile: Profile = "cpu") -> None:
     console.print(f"Published chapters: {listed}. To read:  synthseg book --published")
 
 
-@app.command("export")
-@plain_errors()
-def export_pages(profile: Profile = "pages") -> None:
-    """Put the networks of the latest run of chapters 2 and 3 behind the interactive pages in book/.
-
-    The book of your own run (synthseg book) has its own networks there without this.
-    """
-    from synthseg.command import export, publishing
-
-    cards = {name: card for name, (card, _) in publishing.finished_runs(profile).items()}
-    with console.status("Exporting networks and images, about a minute …"):
-        pages = export.write_pages(cards, project_root() / "book")
-    size = sum(path.stat().st_size for path in pages.iterdir())
-    console.print(
-        f"{show_path(pages)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published"
-    )
-
-
 @app.command()
-@plain_errors()
 def check() -> None:
     """Say whether each published chapter is still what its run gave, and fail if one is not."""
     from synthseg.command import publishing
@@ -298,7 +276,6 @@ def check() -> None:
 
 
 @data_app.command("check")
-@plain_errors()
 def check_data(
     source: Annotated[str, typer.Argument(help=DATA_HELP, show_default=False)],
     nm_per_pixel: Scale = None,
@@ -325,11 +302,8 @@ def check_data(
 
         with console.status("Drawing …"):
             picture = contact.save(dataset, project_root() / "runs" / "checks")
-    counts = {
-        kind: sum(finding.severity == kind for finding in found)
-        for kind in ("error", "warning", "note")
-    }
-    listed = ", ".join(plural(count, kind) for kind, count in counts.items())
+    counts = Counter(finding.severity for finding in found)
+    listed = ", ".join(plural(counts[kind], kind) for kind in ("error", "warning", "note"))
     console.print(f"{listed}: the data {'cannot' if counts['error'] else 'can'} be used.")
     if counts["error"]:
         raise typer.Exit(2)

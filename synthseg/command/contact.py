@@ -5,7 +5,6 @@ from textwrap import fill
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from synthseg import figures
 from synthseg.volumes import Dataset, Volume
@@ -13,12 +12,13 @@ from synthseg.volumes import Dataset, Volume
 WIDEST = 1024  # pixels of a slice that are drawn
 
 
-def sheet(dataset: Dataset) -> Figure:
-    """First, middle and last slice of each part with the outlines of their masks.
+def save(dataset: Dataset, folder: Path) -> Path:
+    """Draw the contact sheet into a PNG file in `folder`, named after the data set.
 
-    The labels have the parts' slices and grey ranges (percentiles 1 and 99); a line below says
-    which slices go where.
+    It has the first, middle and last slice of each part with the outlines of their masks. Labels
+    say the parts' grey ranges (percentiles 1 and 99), and a line below which slices go where.
     """
+    matplotlib.use("Agg")
     rows, masks, labels = [], [], []
     parts = {role: getattr(dataset, role) for role in ("train", "validation", "test")}
     for role, part in parts.items():
@@ -31,7 +31,10 @@ def sheet(dataset: Dataset) -> Figure:
     titles = ["first slice", "middle", "last"]
     figure = figures.image_grid(rows, masks, titles=titles, row_labels=labels)
     figure.text(0, -0.01, fill(_places(parts), 75), va="top", fontsize="small")
-    return figure
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{dataset.name}.png"
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.1)
+    return path
 
 
 def _places(parts: dict[str, Volume]) -> str:
@@ -51,12 +54,3 @@ def _places(parts: dict[str, Volume]) -> str:
 
 def _span(first: int, end: int) -> str:
     return f"{first}-{end - 1}" if end - first > 1 else str(first)
-
-
-def save(dataset: Dataset, folder: Path) -> Path:
-    """Draw the contact sheet into a PNG file in `folder`, named after the data set."""
-    matplotlib.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{dataset.name}.png"
-    sheet(dataset).savefig(path, bbox_inches="tight", pad_inches=0.1)
-    return path

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from skimage.io import imsave
 
 from synthseg import figures, sampling, segmenter
-from synthseg.project import RunError, plural, read_json, show_path
+from synthseg.project import RunError, read_json, show_path
 from synthseg.stacks import Stack, open_images
 
 CHAPTER = "03_baseline_segmentation"
+SEGMENTER = "segmenter-classical.keras"  # that of arm A1
 SHOWN = 3  # slices in the picture
 COARSEST = 4.0  # largest pixel of images, in pixels of the network; coarser ones show too little
 TIFF = (".tif", ".tiff")
@@ -29,21 +30,12 @@ class Trained:
     """The segmenter with augmentation, arm A1, of a finished run of chapter 3."""
 
     folder: Path
-    data: str  # name of the data that it has learned from
+    text: str  # what it has learned from, and how well
     nm: float  # width of a pixel in nanometres as the network sees it
     nm_per_pixel: float  # and in the data
     size: int  # side of a tile in pixels of the network
     resize: str  # how images are made smaller
-    dice: float  # on the test volume
     foreground: float  # part of the pixels of its training masks
-
-    @property
-    def text(self) -> str:
-        """What it has learned from, and how well."""
-        return (
-            f"The segmenter has learned from {self.data}: test Dice {self.dice:.3f} at "
-            f"{self.nm:.4g} nm per pixel."
-        )
 
 
 @dataclass(frozen=True)
@@ -53,18 +45,7 @@ class Predicted:
     files: list[Path]
     picture: Path
     foreground: float  # part of all pixels
-    usual: float  # the same of the masks that the segmenter has learned from
     remarks: list[str]  # about the files that were read
-
-    @property
-    def text(self) -> str:
-        """What there is now, and how to judge it."""
-        files = plural(len(self.files), "file")
-        return (
-            f"{files} in {show_path(self.files[0].parent)}: {self.foreground:.2%} of the pixels "
-            f"are marked, {self.usual:.2%} were in training. Look at {show_path(self.picture)} "
-            "before you use them."
-        )
 
 
 def open_run(folder: Path) -> Trained:
@@ -75,15 +56,15 @@ def open_run(folder: Path) -> Trained:
             f"{show_path(folder)} is not the folder of a finished run of chapter 3: name one, such "
             f"as runs/smoke/seed-0/{CHAPTER}; synthseg run 3  makes it."
         )
-    how = card["parameters"]
+    how, nm = card["parameters"], numbers["nm"]
     return Trained(
         folder=folder,
-        data=card["data"]["name"],
-        nm=numbers["nm"],
-        nm_per_pixel=numbers["nm"] * how["size"] / how["crop"],
+        text=f"The segmenter has learned from {card['data']['name']}: test Dice "
+        f"{numbers['test_classical_dice']:.3f} at {nm:.4g} nm per pixel.",
+        nm=nm,
+        nm_per_pixel=nm * how["size"] / how["crop"],
         size=how["size"],
         resize=how["resize"],
-        dice=numbers["test_classical_dice"],
         foreground=numbers["foreground_train"],
     )
 
@@ -137,10 +118,14 @@ def predict(
             "what it looks for. Give nanometres."
         )
     stack = open_images(images)
-    names = {file: _file_name(file, probability) for file in dict.fromkeys(stack.files)}
+    ending = ".tif" if probability else ".png"
+    names = {
+        file: file.name if file.suffix.lower() in TIFF else f"{file.stem}{ending}"
+        for file in stack.files
+    }
     if len(set(names.values())) < len(names):
         raise RunError(f"Files in {show_path(images)} differ in their endings alone: move some.")
-    model = keras.models.load_model(trained.folder / "segmenter-classical.keras", compile=False)
+    model = keras.models.load_model(trained.folder / SEGMENTER, compile=False)
     count = len(stack.pixels)
     drawn: set[int] = set(np.linspace(0, count - 1, SHOWN).astype(int).tolist())
     shown: dict[int, NDArray] = {}
@@ -168,16 +153,12 @@ def predict(
         _draw(stack, shown, nm).savefig(unfinished)
         folder.rename(out)
         unfinished.rename(picture)
-    files = [out / name for name in names.values()]
-    remarks = [str(finding) for finding in stack.findings]
-    part = marked / stack.pixels.size
-    return Predicted(files, picture, part, trained.foreground, remarks)
-
-
-def _file_name(file: Path, probability: bool) -> str:
-    if file.suffix.lower() in TIFF:
-        return file.name
-    return f"{file.stem}.tif" if probability else f"{file.stem}.png"
+    return Predicted(
+        files=[out / name for name in names.values()],
+        picture=picture,
+        foreground=marked / stack.pixels.size,
+        remarks=[str(finding) for finding in stack.findings],
+    )
 
 
 def _probability(

@@ -7,6 +7,7 @@ what each took; all are made from ``<chapter>.card.json``, the run cards with th
 """
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -128,16 +129,15 @@ def write_results(folder: Path, cards: Iterable[Card]) -> None:
                 "finished": card["finished"],
             }
         )
-        times[name] = f"The run on this page took {show_duration(card['duration_s'])}"
-        if card.get("memory_mib"):
-            times[name] += f" and {card['memory_mib'] / 1024:.1f} GiB of memory"
-        times[name] += f" ({card['device']})."
-        where = f"results/{name}.card.json"
+        mib, where = card.get("memory_mib"), f"results/{name}.card.json"
         if "outputs" not in card:  # not a published one
             where = show_path(run_folder(name, card["parameters"]) / "card.json")
-        commit = card["commit"] or "unknown"
-        times[name] += f" Made at commit {commit}, finished on {card['finished'][:10]}; `synthseg"
-        times[name] += f" rerun {where}` repeats it and compares the numbers."
+        times[name] = (
+            f"The run on this page took {show_duration(card['duration_s'])}"
+            f"{f' and {mib / 1024:.1f} GiB of memory' if mib else ''} ({card['device']}). "
+            f"Made at commit {card['commit'] or 'unknown'}, finished on {card['finished'][:10]}; "
+            f"`synthseg rerun {where}` repeats it and compares the numbers."
+        )
     parts = [f"<!-- {name} -->\n{text}\n<!-- end -->\n" for name, text in times.items()]
     write_text(folder / "times.md", "".join(parts))  # each chapter includes its part
     for name, table in {"metrics": metrics, "cards": rows}.items():
@@ -286,9 +286,8 @@ def build_run(profile: str | None) -> tuple[Path, list[str]]:
         write_text(page, _without_missing(page.read_text(encoding="utf-8"), page.stem, shown))
     write_results(book.parent / "results", [cards[name] for name in shown])
     if (book / "_extra").is_dir():  # interactive pages, which are to show this run's networks
-        from synthseg.command import export
-
-        export.write_or_say({name: cards[name] for name in shown}, book)
+        export = runpy.run_path(str(root / "workflow" / "export.py"))
+        export["write_or_say"]({name: cards[name] for name in shown}, book)
     built = _build(book, config, strict=len(shown) == len(CHAPTERS))
     shutil.rmtree(base / "book", ignore_errors=True)
     built.rename(base / "book")

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn
 from rich.progress import Progress as Bars
 from tabulate import tabulate
+from typer.core import TyperGroup
 
 from synthseg import keys
 from synthseg.command import jobs
@@ -45,29 +46,31 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Say in one sentence why a command ended: a faulty request, Ctrl-C, a batch system's SIGTERM.
+class PlainErrors(TyperGroup):
+    """Commands that say in one sentence why they ended.
 
-    It stands as a decorator above each command.
+    For instance for a faulty request, Ctrl-C, or a batch system's SIGTERM.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        # With --force the begun run would be set aside, too.
-        again = ["synthseg", *(word for word in sys.argv[1:] if word != "--force")]
-        errors.print("Stopped; finished epochs are kept. To go on:  " + escape(shlex.join(again)))
-        raise typer.Exit(130) from error
-    except Exception as error:
-        from synthseg.volumes import DataError
 
-        if not isinstance(error, (RunError, DataError, OSError)):
-            raise  # a command's own end, or a fault of the program
-        errors.print(f"[red]Error:[/red] {escape(str(error))}")
-        raise typer.Exit(1 if isinstance(error, ChapterError) else 2) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def invoke(self, ctx: Any) -> Any:
+        """Carry out a command."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            # With --force the begun run would be set aside, too.
+            again = shlex.join(["synthseg", *(word for word in sys.argv[1:] if word != "--force")])
+            errors.print(f"Stopped; finished epochs are kept. To go on:  {escape(again)}")
+            raise typer.Exit(130) from error
+        except (ValueError, OSError) as error:
+            from synthseg.volumes import DataError
+
+            if not isinstance(error, (RunError, DataError, OSError)):
+                raise  # a fault of the program
+            errors.print(f"[red]Error:[/red] {escape(str(error))}")
+            raise typer.Exit(1 if isinstance(error, ChapterError) else 2) from error
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 class Lines:
@@ -92,20 +95,21 @@ class Lines:
         }[progress.state]
         self.bars.update(self.tasks[job.folder], completed=progress.part, note=note)
         if not console.is_terminal and self.states.get(job.folder) != progress.state:
-            number = list(self.tasks).index(job.folder) + 1
-            console.print(f"{number} of {len(self.tasks)}  {job.folder.name}  {note}")
+            place = f"{self.tasks[job.folder] + 1} of {len(self.tasks)}"
+            console.print(f"{place}  {job.folder.name}  {note}")
         self.states[job.folder] = progress.state
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep off the terminal what TensorFlow writes while it is loaded, whatever its log level."""
+def load_tensorflow() -> None:
+    """Load TensorFlow, and keep off the terminal what it writes meanwhile at any log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        yield
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()  # the search for a GPU is loud where there is none
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -1,15 +1,18 @@
 """The interactive pages, in Chromium, opened from the folder of the built book."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from synthseg.command.export import PAGES
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow"))
+
+from export import PAGES
 
 RUN = Path(__file__).parents[2] / "book" / PAGES
 pytestmark = pytest.mark.skipif(
-    not RUN.is_dir(), reason="needs the export of a run: synthseg export --profile pages"
+    not RUN.is_dir(), reason="needs the export of a run: workflow/export.py"
 )
 DATA = "canvas => canvas.toDataURL()"
 

@@ -1,5 +1,7 @@
 """The browser's arithmetic equals that of Keras, for all kinds of layers that a run may have."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -7,8 +9,11 @@ import numpy as np
 import pytest
 
 from synthseg import gan, segmenter
-from synthseg.command import export
 from synthseg.project import RunError, project_root
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow"))
+
+import export
 
 PROGRAM = project_root() / "book" / "_extra" / "live" / "network.js"
 COMPUTE = """([saved, inputs, side]) => {

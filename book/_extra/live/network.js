@@ -2,7 +2,7 @@
 //
 // A network is a list of steps; each names its operation and the steps that it takes its input
 // from, by number. Images are {height, width, channels, data}, the data row by row, a pixel's
-// channels side by side. `synthseg export` writes the steps; this file knows all that it may write.
+// channels side by side. `workflow/export.py` writes the steps; this file knows all that it may write.
 //
 // Everything is within one function, so that its text alone makes a worker: a page that was opened
 // from a folder (file://) may not load one from a file.

@@ -1,13 +1,17 @@
 """What the book's interactive pages show: networks and images of a run, for the browser.
 
-The pages are in ``book/_extra/live/``; what they show is in its folder ``run/``, written here from
-one run of chapter 2 and one of chapter 3: the networks (``networks.js``), their masks, numbers and
-images (``run.js``, ``*.png``), and the cards of the two runs with their metrics.
+    python workflow/export.py [PROFILE]    # of the latest run of a profile, into book/
+
+``synthseg book`` does the same for the book of one's own run. The pages are in
+``book/_extra/live/``; what they show is in its folder ``run/``, written here from one run of
+chapter 2 and one of chapter 3: the networks (``networks.js``), their masks, numbers and images
+(``run.js``, ``*.png``), and the cards of the two runs with their metrics.
 """
 
 import base64
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,14 +26,13 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from synthseg import gan, keys, masks, sampling
+from synthseg.command import publishing
+from synthseg.command.predict import SEGMENTER
 from synthseg.parameters import without_paths
-from synthseg.project import CHAPTERS, RunError, write_json, write_text
+from synthseg.project import CHAPTERS, RunError, project_root, show_path, write_json, write_text
 
 PAGES = Path("_extra", "live", "run")
 """Where a book keeps what its interactive pages show."""
-
-SEGMENTER = "segmenter-classical.keras"
-"""The segmenter of the pages, in the run of chapter 3: that of arm A1."""
 
 MASKS, SHOWN, CROPS = 16, 5, 20
 """Masks of each kind to paint on; masks while the GAN learns; crops of each kind to tell apart."""
@@ -118,28 +121,21 @@ def _numbers(values: Any, digits: int = 8) -> list[float]:
 # Images -----------------------------------------------------------------------------------------
 
 
-def _bytes(values: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
-
-
 def _bits(some_masks: np.ndarray) -> list[str]:
     """Masks (n, size, size, 1) in base64, a bit a pixel, the first one the highest of its byte."""
-    return [_bytes(np.packbits(mask > 0)) for mask in some_masks]
+    return [base64.b64encode(np.packbits(mask > 0)).decode() for mask in some_masks]
 
 
 def _percent(probabilities: np.ndarray) -> dict[str, Any]:
     """Maps (n, side, side, 1) of probabilities in base64, a byte a value, in percent."""
-    return {
-        "side": probabilities.shape[1],
-        "values": _bytes(np.rint(100 * probabilities).astype("u1")),
-    }
+    values = np.rint(100 * probabilities).astype("u1").tobytes()
+    return {"side": probabilities.shape[1], "values": base64.b64encode(values).decode()}
 
 
 def _save_sheet(path: Path, rows: Sequence[np.ndarray]) -> None:
     """Write rows of images (n, size, size, 1) in [-1, 1] as one PNG without loss."""
     grey = [np.clip(np.rint((row[..., 0] + 1) * 127.5), 0, 255).astype("u1") for row in rows]
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in grey])
-    Image.fromarray(sheet).save(path, optimize=True)
+    Image.fromarray(np.vstack([np.hstack(row) for row in grey])).save(path, optimize=True)
 
 
 def _draw(generator: keras.Model, some_masks: np.ndarray, seed: int) -> np.ndarray:
@@ -307,3 +303,18 @@ def _crops(
         "maps": _percent(maps),
         "grain": _numbers(127.5 * grain.std(axis=(1, 2, 3)), 4),
     }
+
+
+def main(profile: str = "pages") -> None:
+    """Put the networks of the latest run of chapters 2 and 3 behind the pages in ``book/``."""
+    cards = {name: card for name, (card, _) in publishing.finished_runs(profile).items()}
+    folder = write_pages(cards, project_root() / "book")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{show_path(folder)} has {size / 1e6:.1f} MB. To see it:  synthseg book --published")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except RunError as error:
+        sys.exit(str(error))
