@@ -34,10 +34,10 @@ run: $(READY)  ## execute chapters (PROFILE DATA CHAPTERS SET JOBS) and build th
 	$(BIN)/synthseg book
 
 test: $(READY)  ## run the tests, two files at a time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)  ## run the tests that take minutes, too: 20 kills of each trainer and the like
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'long or not long'
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'long or not long'
 
 test-browser: book  ## build the published book and test its pages in Chromium, where it is installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/browser

@@ -1,6 +1,7 @@
 """What tests share: a quiet, single-threaded TensorFlow, a small project, the real data."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,15 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
+# Those that take longest, the longest first: at the end, one of them would run alone.
+FIRST = ("test_chapters", "test_study", "test_runs", "test_book", "test_own_data", "test_resume")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; with --no-loadscope-reorder, xdist keeps the order."""
+    items.sort(key=lambda item: (*FIRST, item.path.stem).index(item.path.stem))
+
+
 # Not by MPLBACKEND: the kernels of chapters would inherit it and show no figures.
 matplotlib.use("Agg")
 
@@ -33,6 +43,18 @@ def eager_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(startup.parents[1]))
         yield
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Keras computes eagerly here, too, but for the maps of datasets, as TensorFlow warns."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Even though the `tf.config.experimental_run_functions")
+        yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

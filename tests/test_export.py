@@ -25,6 +25,8 @@ PARAMETERS: dict[str, Any] = {
     **{"crop": 2 * SIZE, "resize": "area", "noise": "fresh", "receptive_field": 34},
 }
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def disks() -> volumes.Dataset:
     """Volumes with one dark disk in each quarter of a slice."""
@@ -36,20 +38,17 @@ def disks() -> volumes.Dataset:
     return volumes.Dataset(volume, volume, volume, "disks", "drawn", 5)
 
 
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
-    """Cards of chapters 2 and 3 as far as the pages need them; their networks are untrained."""
-    monkeypatch.setattr("synthseg.keys.load_data", lambda parameters: disks())
-    parameters = {**PARAMETERS, "folder": str(tmp_path)}
-    card = {"parameters": parameters, "key": "0123456789", "metrics": {"dice": 0.5}}
-    card |= {"profile": "mine", "commit": None, "method_version": 5, "device": "a computer"}
-    card |= {"finished": "2026-01-01T00:00:00+00:00", "data": {"name": "d", "fingerprint": "f"}}
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs of chapters 2 and 3, whose networks are untrained."""
+    base = tmp_path_factory.mktemp("runs")
+    parameters = {**PARAMETERS, "folder": str(base)}
     folders = {chapter: keys.run_folder(chapter, parameters) for chapter in (2, 3)}
     settings = gan.GANSettings(
         **{name: PARAMETERS[name] for name in vars(gan.original_settings(2, 8))}
     )
+    (folders[2] / "gan").mkdir(parents=True)
     for number in range(1, SNAPSHOTS + 1):
-        (folders[2] / "gan").mkdir(parents=True, exist_ok=True)
         for kind in ("generator", "discriminator"):
             model = getattr(gan, f"build_{kind}")(settings)
             model.save(folders[2] / "gan" / f"{kind}-{number:03d}.keras")
@@ -58,6 +57,17 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
     small = segmenter.SegmenterSettings(SIZE, "half", 2, 0.2, 0.3, 1e-3, "constant")
     folders[3].mkdir()
     segmenter.build_ritnet(small).save(folders[3] / export.SEGMENTER)
+    return base
+
+
+@pytest.fixture
+def runs(networks: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
+    """Cards of chapters 2 and 3 as far as the pages need them."""
+    monkeypatch.setattr("synthseg.keys.load_data", lambda parameters: disks())
+    parameters = {**PARAMETERS, "folder": str(networks)}
+    card = {"parameters": parameters, "key": "0123456789", "metrics": {"dice": 0.5}}
+    card |= {"profile": "mine", "commit": None, "method_version": 5, "device": "a computer"}
+    card |= {"finished": "2026-01-01T00:00:00+00:00", "data": {"name": "d", "fingerprint": "f"}}
     return {name: {"chapter": name, **card} for name in (CHAPTERS[2], CHAPTERS[3])}
 
 

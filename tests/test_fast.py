@@ -1,5 +1,7 @@
 """The fast twin of a network computes what the network computes, with the same variables."""
 
+from functools import lru_cache
+
 import keras
 import numpy as np
 import pytest
@@ -25,23 +27,24 @@ def gradients(model, run, inputs):
     return [outputs.numpy(), *(each.numpy() for each in tape.gradient(total, sources))]
 
 
-def networks():
+@lru_cache
+def network(name):
     """Without dropout, so that training mode can be compared, too."""
-    segment = SegmenterSettings(32, "half", 6, 0.0, 0.3, 1e-3, "constant")
-    yield "half", segmenter.build_ritnet(segment)
+    if name == "half":
+        return segmenter.build_ritnet(SegmenterSettings(32, name, 6, 0.0, 0.3, 1e-3, "constant"))
     plain = {"l1_weight": 1.0, "g_lr": 1e-3, "d_lr_ratio": 1.0, "beta1": 0.5, "average": 0.0}
-    for decoder in ("resize", "transposed"):
-        settings = GANSettings(16, 4, decoder, 70, "bce", norm="instance", noise="fresh", **plain)
-        yield decoder, gan.build_generator(settings)
+    settings = GANSettings(16, 4, name, 70, "bce", norm="instance", noise="fresh", **plain)
+    generator = gan.build_generator(settings)
+    for layer in generator.layers:
+        if isinstance(layer, layers.Dropout):
+            layer.rate = 0.0
+    return generator
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["half", "resize", "transposed"])
 def test_a_twin_gives_the_same_outputs_and_gradients(name, training):
-    model = dict(networks())[name]
-    for layer in model.layers:
-        if isinstance(layer, layers.Dropout):
-            layer.rate = 0.0
+    model = network(name)
     inputs = normal(2, *(side or 64 for side in model.input_shape[1:3]), model.input_shape[-1])
     state = model.get_weights()
     stock = gradients(model, lambda given: model(given, training=training), inputs)

@@ -132,6 +132,7 @@ def test_folded_normalisation_matches_explicit_layers():
     np.testing.assert_allclose(folded(image), explicit(image, training=False), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("eagerly")  # else a graph is made for each shape
 def test_features_shape_and_independence_of_the_batch():
     images = np.random.default_rng(0).uniform(-1, 1, size=(5, 40, 48, 1))
     vectors = frechet.features(images, batch=2)

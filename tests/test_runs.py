@@ -308,10 +308,19 @@ def test_an_unknown_cluster_is_refused(project: Path) -> None:
         execute(make_plan(1), executor="slrum")
 
 
-def test_jobs_run_in_order_and_once(project: Path) -> None:
+def test_jobs_run_in_order_and_once_and_go_on_after_a_failure(project: Path) -> None:
     done = dict.fromkeys(("01_data", "02_gan", "03_baseline_segmentation"), "done")
+    unchanged = dict.fromkeys(done, "unchanged")
+    path = files.chapter_path(3)
+    good = nbformat.read(path, as_version=4)
+    broken = make_chapter(3, "1 / 0", good.cells[1].source)
+    nbformat.write(broken, path)
+    with pytest.raises(files.ChapterError, match=r"03_base.* stopped in cell .*ZeroDivision"):
+        execute(make_plan(1, 2, 3), side_by_side=2)
+    nbformat.write(good, path)
     plan = make_plan(1, 2, 3)
-    assert execute(plan, side_by_side=2) == done
+    assert execute(plan) == unchanged | {"03_baseline_segmentation": "done"}
+    assert len(list(plan[2].folder.parent.glob("03_baseline_segmentation.*"))) == 1
     first = plan[0].folder
     executed = nbformat.read(first / "01_data.ipynb", as_version=4)
     [printed] = [
@@ -323,7 +332,7 @@ def test_jobs_run_in_order_and_once(project: Path) -> None:
     assert printed.startswith("rate 0.25 module://matplotlib_inline")
     assert files.read_json(plan[2].folder / "metrics.json")["from_gan"]
 
-    assert execute(make_plan(1, 2, 3)) == dict.fromkeys(done, "unchanged")
+    assert execute(make_plan(1, 2, 3)) == unchanged
     # Another GAN is another input; chapter 1 does not depend on it.
     again = make_plan(1, 2, 3, settings=["steps=3"])
     assert [job.finished for job in make_plan(1)] == [True]
@@ -349,14 +358,16 @@ def page_text(page: Path) -> str:
     return re.sub(r"\s+", " ", re.sub("<[^>]*>", "", page.read_text(encoding="utf-8")))
 
 
-def test_a_partial_book_on_the_phantom_says_both(project: Path) -> None:
-    run = finished(1, folder="runs/smoke")
-    card = files.read_json(run.folder / "card.json")
-    card["parameters"]["data"] = "phantom"
-    files.write_json(run.folder / "card.json", card)
-    notebook = nbformat.read(files.chapter_path(1), as_version=4)
-    nbformat.write(notebook, run.folder / "01_data.ipynb")
-    keys.receipt(run.folder, run.key).touch()
+def test_a_partial_book_on_the_phantom_says_both(project: Path, tmp_path: Path) -> None:
+    for chapter, name in ((1, "01_data"), (2, "02_gan")):
+        run = finished(chapter, folder="runs/smoke")
+        card = files.read_json(run.folder / "card.json")
+        card["parameters"]["data"] = "phantom"
+        files.write_json(run.folder / "card.json", card)
+        notebook = nbformat.read(files.chapter_path(chapter), as_version=4)
+        nbformat.write(notebook, run.folder / f"{name}.ipynb")
+        keys.receipt(run.folder, run.key).touch()
+    nbformat.write(make_chapter(2, "rate"), files.chapter_path(2))
     (project / "book" / "_extra").mkdir()
     index, chapters = publishing.build_run("smoke")
     assert chapters == ["01_data"]
@@ -364,18 +375,20 @@ def test_a_partial_book_on_the_phantom_says_both(project: Path) -> None:
     assert "2 was not executed" in script  # what the interactive pages say
     for name in ("intro", "results", "01_data", "02_gan"):
         assert publishing.PHANTOM in page_text(index.parent / f"{name}.html")
-    assert "has not been executed in this run" in page_text(index.parent / "02_gan.html")
+    assert "code was changed after its run" in page_text(index.parent / "02_gan.html")
+    other = page_text(index.parent / "03_baseline_segmentation.html")
+    assert "has not been executed in this run" in other
     times = page_text(index.parent / "results.html")
     assert re.search(r"The run on this page took \d+ s .* This chapter has not been run\.", times)
+    publishing.write_results(tmp_path, [])  # what pages would show without any chapter
+    tables = [(tmp_path / f"{name}.csv").read_text("utf-8") for name in ("metrics", "cards")]
+    assert tables == ["chapter\n–\n"] * 2
 
-    nbformat.write(make_chapter(1, "rate"), files.chapter_path(1))
-    index, chapters = publishing.build_run("smoke")
-    assert chapters == []
-    assert "code was changed after its run" in page_text(index.parent / "01_data.html")
-    assert publishing.finished_runs("smoke").keys() == {"01_data"}
-    with pytest.raises(files.RunError, match=r"01_data .* changed after its run: run  synthseg"):
+    assert publishing.finished_runs("smoke").keys() == {"01_data", "02_gan"}
+    with pytest.raises(files.RunError, match=r"02_gan .* changed after its run: run  synthseg"):
         publishing.publish("smoke")
-    keys.receipt(run.folder, run.key).unlink()  # as if it had been finished in JupyterLab
+    for receipt in project.glob("runs/smoke/seed-0/*/done-*"):
+        receipt.unlink()  # as if they had been finished in JupyterLab
     with pytest.raises(files.RunError, match=r"No chapter in runs/smoke/seed-0 has been finished"):
         publishing.finished_runs("smoke")
 
@@ -405,17 +418,6 @@ def test_a_published_card_names_no_path_of_the_machine(project: Path, tmp_path: 
 )
 def test_parameters_are_shown_without_paths(path: str, shown: str) -> None:
     assert parameters.without_paths({"data": path, "steps": 3}) == {"data": shown, "steps": 3}
-
-
-def test_a_failing_chapter_says_why_and_goes_on(project: Path) -> None:
-    path = files.chapter_path(1)
-    good = nbformat.read(path, as_version=4)
-    nbformat.write(make_chapter(1, "1 / 0"), path)
-    with pytest.raises(files.ChapterError, match=r"01_data stopped in cell .*ZeroDivision"):
-        execute(make_plan(1))
-    nbformat.write(good, path)
-    assert execute(make_plan(1)) == {"01_data": "done"}
-    assert len(list(path.parents[1].glob("runs/smoke/seed-0/01_data.*"))) == 1
 
 
 def test_two_commands_do_not_share_a_folder(project: Path) -> None:

@@ -46,6 +46,7 @@ def test_half_decides_at_half_resolution():
         assert (np.ptp(logits, axis=(1, 3)) == 0).all() == expected
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_inference_ignores_dropout_and_other_images():
     model = segmenter.build_ritnet(TINY)
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 1)).astype(np.float32)
@@ -75,9 +76,9 @@ def test_evaluation_counts_each_pixel_of_each_slice_once():
     np.testing.assert_array_equal(counts.dice(), 1)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_clean_evaluation_adds_to_the_history():
     model = segmenter.compiled(TINY, steps=4)
-    model.run_eagerly = True  # tracing would take longer
     images, masks = squares(4)
     clean = segmenter.CleanEvaluation(model, {"validation": (images, masks)})
     history = train(model, callbacks=[clean])
@@ -96,6 +97,7 @@ def test_learning_rate_schedules():
         replace(TINY, schedule="linear")
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_trained_segmenter_is_stored_as_a_stock_model(tmp_path):
     model = segmenter.compiled(TINY, steps=4)
     before = model.get_weights()
