@@ -36,9 +36,8 @@ from synthseg.project import (
 )
 
 PHANTOM = (
-    "A small example on simulated images: its numbers and figures show that the chapters work, not "
-    "what synthetic images are worth. Only chapter 8 and the picture on the start page are of the "
-    "study, which is on real data."
+    "Small and simulated: it shows that the chapters work, not what synthetic images are worth. "
+    "Only chapter 8 and the picture on the start page are of the study, which is on real data."
 )
 """Banner on every page of a book whose data are the phantom."""
 
