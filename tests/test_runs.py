@@ -358,6 +358,14 @@ def page_text(page: Path) -> str:
     return re.sub(r"\s+", " ", re.sub("<[^>]*>", "", page.read_text(encoding="utf-8")))
 
 
+def test_numbers_that_a_run_has_not_recorded_are_said_to_be_missing() -> None:
+    text = "{glue:text}`a8:.3f` {glue:text}`02_gan.ipynb::dice` {glue:text}`08_x.ipynb::verdict:s`"
+    recorded = {"07_joint_training": {"a1": 0.5}, "02_gan": {"dice": 0.5}}
+    shown = publishing._without_missing(text, "07_joint_training", recorded)
+    assert shown == text.replace("{glue:text}`a8:.3f`", "*(not run)*")
+    assert publishing._without_missing(text, "intro", {}).count("*(not run)*") == 1
+
+
 def test_a_partial_book_on_the_phantom_says_both(project: Path, tmp_path: Path) -> None:
     for chapter, name in ((1, "01_data"), (2, "02_gan")):
         run = finished(chapter, folder="runs/smoke")

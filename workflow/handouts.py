@@ -15,6 +15,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -55,6 +56,8 @@ SLIDE = """<section class="slide">
 <footer><a href="../{page}.html#{anchor}">{chapter}</a><span>{number} / {count}</span></footer>
 </section>"""
 AS_IT_STANDS = ("What was found", "What to remember", "What is next")
+ROWS = 13
+"""As many rows of a table can be read on a slide; longer ones go on on the next."""
 
 
 # Slides -----------------------------------------------------------------------------------------
@@ -137,7 +140,20 @@ def cards(section: Tag) -> Iterator[Card]:
                 shows = part.select(".cell_output .highlight")
                 chosen += f", .cell_{'output' if shows else 'input'} .highlight"
             for shown in part.select(chosen):
-                yield title, anchor, [shown]
+                if shown.find("caption", string="Parameters") is None:  # those are for the page
+                    yield from ((title, anchor, [piece]) for piece in pieces(shown))
+
+
+def pieces(shown: Tag) -> Iterator[Tag]:
+    """What is shown, in pieces of equal length if it is a long table, each with its head."""
+    rows = len(shown.select("tbody tr"))
+    slides = max(1, -(-rows // ROWS))
+    for slide in range(slides):
+        piece = copy(shown)
+        for number, row in enumerate(piece.select("tbody tr")):
+            if number * slides // rows != slide:
+                row.decompose()
+        yield piece
 
 
 def questions(section: Tag) -> Iterator[Card]:

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
 import yaml
@@ -303,6 +304,13 @@ def main(
     )
 
 
+def publish() -> None:
+    """Put the outputs of the study's chapter into the book, and its first picture on the cover."""
+    answer, book = publishing.execute_answer(), project_root() / "book"
+    write_text(book / f"{publishing.ANSWER}.ipynb", nbformat.writes(answer) + "\n")
+    write_text(book / "_static" / "answer.svg", publishing.cover(answer))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=Path, default=Path("params/study.yaml"))
@@ -313,7 +321,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         if arguments.publish:
-            publishing.publish_answer()
+            publish()
         else:
             main(arguments.settings, arguments.jobs, arguments.dry_run, arguments.executor)
     except (RunError, DataError) as error:

@@ -11,7 +11,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ from synthseg.project import (
 )
 
 PHANTOM = (
-    "A small example on simulated images: numbers and figures of this book show that the chapters "
-    "work, not what synthetic images are worth on real data."
+    "Small and simulated: it shows that the chapters work, not what synthetic images are worth. "
+    "Only chapter 8 and the picture on the start page are of the study, which is on real data."
 )
 """Banner on every page of a book whose data are the phantom."""
 
@@ -206,13 +206,6 @@ def execute_answer() -> nbformat.NotebookNode:
     return with_outputs(nbformat.read(path, as_version=4), executed)
 
 
-def publish_answer() -> None:
-    """Put the outputs of the study's chapter into the book, and its first picture on the cover."""
-    answer, book = execute_answer(), project_root() / "book"
-    write_text(book / f"{ANSWER}.ipynb", nbformat.writes(answer) + "\n")
-    write_text(book / "_static" / "answer.svg", cover(answer))
-
-
 def cover(answer: nbformat.NotebookNode) -> str:
     """The picture, as SVG, of the cell tagged ``cover``."""
     (cell,) = (c for c in code_cells(answer) if "cover" in c.metadata.get("tags", []))
@@ -253,6 +246,7 @@ def build_run(profile: str | None) -> tuple[Path, list[str]]:
     cards = {name: card for name, (card, _) in runs.items()}
     wrong = {name: next(problems(card, cards), "") for name, card in cards.items()}
     shown = [name for name in wrong if not wrong[name]]
+    recorded = {name: cards[name]["metrics"] for name in shown}
     how = next(iter(cards.values()))["parameters"]
     root, base = project_root(), project_root() / str(how["folder"])
     book, config = base / "source" / "book", base / "source" / "_config.yml"
@@ -280,10 +274,10 @@ def build_run(profile: str | None) -> tuple[Path, list[str]]:
             notebook.cells.insert(1, nbformat.v4.new_markdown_cell(warning, id="note"))
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = _without_missing(cell.source, name, shown)
+                cell.source = _without_missing(cell.source, name, recorded)
         nbformat.write(notebook, book / f"{name}.ipynb")
     for page in book.glob("*.md"):
-        write_text(page, _without_missing(page.read_text(encoding="utf-8"), page.stem, shown))
+        write_text(page, _without_missing(page.read_text(encoding="utf-8"), page.stem, recorded))
     write_results(book.parent / "results", [cards[name] for name in shown])
     if (book / "_extra").is_dir():  # interactive pages, which are to show this run's networks
         export = runpy.run_path(str(root / "workflow" / "export.py"))
@@ -294,13 +288,14 @@ def build_run(profile: str | None) -> tuple[Path, list[str]]:
     return base / "book" / "index.html", shown
 
 
-def _without_missing(text: str, page: str, shown: Iterable[str]) -> str:
-    """Replace the numbers that a page takes from chapters that are not shown."""
-    missing = {*CHAPTERS.values()} - {*shown}
+def _without_missing(text: str, page: str, recorded: Mapping[str, Collection[str]]) -> str:
+    """Replace the numbers that no chapter has recorded, be it not shown or without that arm."""
 
     def replace(match: re.Match[str]) -> str:
-        source = match[1].rpartition("::")[0]  # without one, the number is the page's own
-        return "*(not run)*" if Path(source or page).stem in missing else match[0]
+        source, _, number = match[1].rpartition("::")  # without one, the number is the page's own
+        chapter = Path(source or page).stem
+        missing = number.split(":")[0] not in recorded.get(chapter, ())
+        return "*(not run)*" if chapter in CHAPTERS.values() and missing else match[0]
 
     return re.sub(r"\{glue:?\w*\}`([^`]*)`", replace, text)
 

@@ -19,10 +19,12 @@ function fit() {
     image.closest("figure").classList.toggle("tall", image.naturalWidth < 1.4 * image.naturalHeight);
   }
   for (const content of document.querySelectorAll(".content")) {
-    content.style.zoom = 1;
-    const [high, wide] = [content.scrollHeight / content.clientHeight, content.scrollWidth / content.clientWidth];
-    const too = Math.max(high, wide);
-    if (too > 1.01) content.style.zoom = 1 / too;
+    // Smaller text breaks into other lines, so the size is tried rather than computed.
+    const tooLong = () => content.scrollHeight > content.clientHeight || content.scrollWidth > content.clientWidth;
+    for (let zoom = 1; zoom > 0.3; zoom -= 0.03) {
+      content.style.zoom = zoom;
+      if (!tooLong()) break;
+    }
   }
 }
 addEventListener("resize", fit);
