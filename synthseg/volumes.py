@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from synthseg.stacks import IGNORED, DataError, Finding, Source, check_source, gather, open_source
+from synthseg.stacks import IGNORED, DataError, Finding, Source, open_source
 
 __all__ = ["IGNORED", "DataError", "Dataset", "Finding", "Volume", "check", "load", "split_by_z"]
 
@@ -224,8 +224,8 @@ def check(
     """
     found: list[Finding] = []
     try:
-        source = open_source(data, nm_per_pixel)
-        found = gather([*source.findings, *check_source(source)])
+        source = open_source(data, nm_per_pixel, check=True)
+        found = [*source.findings]
         dataset = _split(source)
     except DataError as error:
         return [*found, *(replace(it, file=it.file or data) for it in error.findings)], None
@@ -241,8 +241,7 @@ def check(
 def _split(source: Source) -> Dataset:
     """Make volumes of arrays; of one block alone, the test part is split off first."""
     parts = [
-        Volume.create(pair.image, pair.mask, source.nm_per_pixel, pair.name)
-        for pair in source.pairs
+        Volume.create(image, mask, source.nm_per_pixel, name) for image, mask, name in source.blocks
     ]
     if len(parts) == 1:
         parts = [*split_by_z(parts[0])]

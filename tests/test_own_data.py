@@ -500,6 +500,16 @@ def test_slices_out_of_order_are_a_warning(block, order, named):
     assert not list(check_image(Stack.of(block.image[::-1], "em"))), "upside down is in order, too"
 
 
+@pytest.mark.parametrize("degree", [1, 2])
+def test_shading_that_alternates_says_nothing_of_the_order(block, degree):
+    """Every other section is brighter on the other side: each resembles the next but one."""
+    slope = 100 * np.linspace(-0.7, 0.7, 256) ** degree * (-1) ** np.arange(12)[:, None, None]
+    shaded = (block.image + slope).clip(0, 255).astype(np.uint8)
+    assert not list(check_image(Stack.of(shaded, "em")))
+    (finding,) = check_image(Stack.of(shaded[[0, 1, 3, 4, 5, 6, 7, 2, 8, 9, 10, 11]], "em"))
+    assert 7 in finding.slices
+
+
 def test_a_torn_slice_is_not_called_misplaced(block):
     image = block.image.copy()
     image[5] = np.random.default_rng(0).integers(0, 255, image[5].shape)

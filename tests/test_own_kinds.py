@@ -569,6 +569,15 @@ def test_slices_that_resemble_those_beside_them_are_not_called_moved(tmp_path, e
     ]
 
 
+def test_objects_in_two_slices_or_in_one_row_alone(tmp_path, block):
+    image = block[0]
+    few, row = np.zeros((2, *image.shape), np.uint8)
+    few[:2, 30:60, 30:60] = row[:, 31, 30:200] = 1
+    problems, _ = put(tmp_path / "few", image, few)
+    assert "holds no object" in problems[-1]
+    assert put(tmp_path / "row", image, row)[1]
+
+
 def test_a_square_mask_that_is_turned(tmp_path):
     image, mask = phantom.make(2, (16, 192, 192))
     assert not put(tmp_path / "good", image, mask)[0]
@@ -611,9 +620,7 @@ def test_the_pixel_size_in_the_file(tmp_path):
     assert not serious(tmp_path, 8)[0]
     problems, _ = serious(tmp_path, 80)
     assert problems == ["warning says that a pixel is 8 nm wide, not 80"]
-    with pytest.raises(
-        DataError, match=r"give --nm-per-pixel 8 if that is right, which image.tif says"
-    ):
+    with pytest.raises(DataError, match=r"give --nm-per-pixel 8, as image.tif says, if that is"):
         load(str(tmp_path))
     sizes = {"axes": "ZYX", "PhysicalSizeX": 8.0, "PhysicalSizeXUnit": "nm"}
     sizes |= {"PhysicalSizeZ": 0.05, "PhysicalSizeZUnit": "µm"}

@@ -25,13 +25,8 @@ from PIL import Image
 from synthseg.stacks.findings import Severity
 
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
-TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-HEADS = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (PNG_HEAD,),
-    "TIFF": TIFF_HEADS,
-    "web page (HTML or XML)": (b"<",),
-}
+HEADS = {b"\xff\xd8\xff": "a JPEG file", PNG_HEAD: "a PNG file", b"<": "a web page"}
+HEADS |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "a TIFF file")
 LARGEST_STACK = 2**32  # bytes of pixels; a file that claims more is refused unread
 LARGEST_EXPANSION = 20_000  # times the size of the file; LZMA packs an empty mask 7000-fold
 LARGEST_GREY = 1e15  # of floating type; sums of squares of larger numbers would overflow
@@ -64,28 +59,25 @@ class Decoded(NamedTuple):
 
 def describe(head: bytes) -> str:
     """Say what a file seems to be, by its first bytes."""
-    for kind, heads in HEADS.items():
-        if head.lstrip().startswith(heads):
-            return f"is a {kind}" if " " in kind else f"is a {kind} file"
     if not head:
-        return "is empty"
+        return "empty"
+    known = [kind for start, kind in HEADS.items() if head.lstrip().startswith(start)]
     text = all(chr(byte) in string.printable for byte in head)
-    return "is a text file" if text else "begins with other bytes"
+    return known[0] if known else "a text file" if text else "of no known kind"
 
 
 def decode(file: Path, mask: bool, budget: int) -> Decoded:
     """Decode a file by what it is, whatever its name says."""
+    decoders = {"a TIFF file": _tiff, "a PNG file": _png, "a JPEG file": _jpeg}
     try:
         with file.open("rb") as opened:
-            head = opened.read(200)
-        known = [kind for kind in ("JPEG", "PNG", "TIFF") if head.startswith(HEADS[kind])]
-        if not known:
-            what = f"cannot be read as a picture: it {describe(head)}"
-            raise Unreadable(what, EXPORT_AGAIN)
+            kind = describe(opened.read(200))
+        if kind not in decoders:
+            raise Unreadable(f"cannot be read as a picture: it is {kind}", EXPORT_AGAIN)
         with warnings.catch_warnings(), _logged() as logged:
             for doubt in (UserWarning, RuntimeWarning):  # a decoder that doubts is not trusted
                 warnings.simplefilter("error", doubt)
-            decoded = {"TIFF": _tiff, "PNG": _png, "JPEG": _jpeg}[known[0]](file, mask, budget)
+            decoded = decoders[kind](file, mask, budget)
     except Unreadable:
         raise
     except Exception as error:  # decoders meet damage with errors of any kind
@@ -144,16 +136,16 @@ def _png(file: Path, mask: bool, budget: int) -> Decoded:
         return Decoded(imagecodecs.png_decode(data)[None], [])
     with Image.open(io.BytesIO(data)) as picture:
         indices, table = np.asarray(picture), np.array(picture.getpalette("RGB"), np.uint8)
-    return Decoded(_look_up(indices, table.reshape(-1, 3), mask)[None], [])
+    return Decoded(_look_up(indices[None], table.reshape(-1, 3), mask), [])
 
 
 def _jpeg(file: Path, mask: bool, budget: int) -> Decoded:
     with Image.open(file) as picture:
         claimed = math.prod(picture.size) * len(picture.getbands())
         _refuse_bomb(claimed, file.stat().st_size, budget)
-        page = np.asarray(picture)
+        pages = np.asarray(picture)[None]
     what = "was saved as JPEG, which changes grey values"
-    return Decoded(page[None], [("note", what, "save images as PNG or TIFF where you can")])
+    return Decoded(pages, [("note", what, "save images as PNG or TIFF where you can")])
 
 
 def _look_up(indices: NDArray, table: NDArray[np.uint8], mask: bool) -> NDArray:
@@ -206,25 +198,21 @@ def _tiff(file: Path, mask: bool, budget: int) -> Decoded:
             array = _look_up(array, (first.colormap >> 8).T.astype(np.uint8), mask)
         if first.photometric == WHITE_IS_ZERO:
             what = "says that 0 is white; the numbers are used as they are stored"
-            remedy = "export it with 0 as black if it comes out inverted"
-            remarks.append(("warning", what, remedy))
+            remarks.append(("warning", what, "export 0 as black if it comes out inverted"))
         return Decoded(array, remarks, _sizes(tiff))
 
 
 def _sizes(tiff: tifffile.TiffFile) -> Sizes:
     """Width and distance by the words of ImageJ, OME or TIFF; None if nobody set them."""
-    resolution, ome = tiff.pages.first.resolution[0], tiff.ome_metadata
-    known = tiff.imagej_metadata or {}
-    if ome:
-        given = []
-        for axis in "XZ":
-            number = re.search(rf'PhysicalSize{axis}="([\d.eE+-]+)"', ome)
-            named = re.search(rf'PhysicalSize{axis}Unit="(.*?)"', ome)
-            given.append((float(number[1]) if number else 0.0, named[1] if named else "µm"))
+    first, known, ome = tiff.pages.first, tiff.imagej_metadata or {}, tiff.ome_metadata
+    if ome:  # where it describes several pictures, the first one counts
+        sizes = dict(reversed(re.findall(r'PhysicalSize([XZ])="([\d.eE+-]+)"', ome)))
+        units = dict(reversed(re.findall(r'PhysicalSize([XZ])Unit="(.*?)"', ome)))
+        given = [(float(sizes.get(axis, 0)), units.get(axis, "µm")) for axis in "XZ"]
     else:
-        centimetres = tiff.pages.first.resolutionunit == tifffile.RESUNIT.CENTIMETER
+        centimetres = first.resolutionunit == tifffile.RESUNIT.CENTIMETER
         unit = str(known.get("unit", "cm" if centimetres else ""))
-        width = 1 / resolution if resolution > 0 else 0.0
+        width = 1 / first.resolution[0] if first.resolution[0] > 0 else 0.0
         given = [(width, unit), (float(known.get("spacing", 0)), unit)]
     nm, nm_per_slice = (number * IN_NM.get(unit.strip().lower(), 0.0) for number, unit in given)
     if not 0.01 < nm < 10_000:  # beyond it are defaults for printing
@@ -232,18 +220,18 @@ def _sizes(tiff: tifffile.TiffFile) -> Sizes:
     return nm, nm_per_slice if 0.1 < nm_per_slice / nm < 50 else None  # else a default, too
 
 
-def grey(page: NDArray) -> NDArray:
-    """Return one slice as (y, x): of grey RGB one channel is kept, opacity is dropped."""
-    if page.ndim == 3 and page.shape[-1] in (1, 2, 3, 4):
-        colours = page[..., : 1 if page.shape[-1] < 3 else 3]
+def grey(pages: NDArray) -> NDArray:
+    """Return pages as (z, y, x): of grey RGB one channel is kept, opacity is dropped."""
+    if pages.ndim == 4 and pages.shape[-1] in (1, 2, 3, 4):
+        colours = pages[..., : 1 if pages.shape[-1] < 3 else 3]
         if (colours != colours[..., :1]).any():
             raise Unreadable("is in colour", MAKE_GREY)
-        page = page[..., 0]
-    if page.ndim != 2 or not page.size or page.dtype.kind not in "buif":
-        what = f"is {page.dtype} of shape {page.shape}, but a slice is (y, x), integers or floats"
+        pages = np.ascontiguousarray(pages[..., 0])
+    if pages.ndim != 3 or not pages.size or pages.dtype.kind not in "buif":
+        what = f"is {pages.dtype} of shape {pages.shape[1:]}, but a slice is (y, x), of numbers"
         raise Unreadable(what, "export it as one grey picture")
-    if page.dtype.kind == "f" and not float(np.abs(page).max()) <= LARGEST_GREY:
-        finite = np.isfinite(page).all()
+    if pages.dtype.kind == "f" and not np.maximum(pages.max(), -pages.min()) <= LARGEST_GREY:
+        finite = np.isfinite(pages).all()
         what = f"numbers above {LARGEST_GREY:g}" if finite else "NaN or infinite values"
         raise Unreadable(f"holds {what}", "replace them by numbers, or cut those parts out")
-    return page
+    return pages

@@ -8,8 +8,8 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from synthseg.stacks.decode import TIFF_HEADS, describe
-from synthseg.stacks.findings import DataError, Finding, Pair, Source, digest, gather, show_path
+from synthseg.stacks.decode import describe
+from synthseg.stacks.findings import DataError, Finding, Source, digest, errors, found
 from synthseg.stacks.read import read_stack
 
 PAGE = "https://www.epfl.ch/labs/cvlab/data/data-em/"
@@ -33,7 +33,7 @@ DOWNLOAD_RETRIES = 2
 
 def load_epfl() -> Source:
     """Read the EPFL data in the folder SYNTHSEG_DATA or, failing that, in the download cache."""
-    findings = []
+    findings: list[Finding] = []
     if local := os.environ.get("SYNTHSEG_DATA"):
         folder = Path(local).expanduser()
         missing = [name for name in FILES if not (folder / name).exists()]
@@ -41,7 +41,7 @@ def load_epfl() -> Source:
             return read_epfl(folder, "read from a local folder")
         what = f"holds no {', '.join(missing)}; using the download instead"
         remedy = "put the four files there, or unset SYNTHSEG_DATA"
-        findings.append(Finding("warning", f"SYNTHSEG_DATA={local}", what, remedy))
+        findings = found(Path(f"SYNTHSEG_DATA={local}"), "warning", what, remedy)
     base_url = os.environ.get("SYNTHSEG_EPFL_URL", URL).rstrip("/") + "/"
     source = read_epfl(_download(base_url), f"downloaded from {base_url}")
     source.findings.extend(findings)
@@ -91,23 +91,24 @@ def _fetch_whole_file(url: str, output_file: str, cache: pooch.Pooch | None) -> 
     pooch.HTTPDownloader(progressbar=True, chunk_size=2**20)(url, output_file, cache)
     with Path(output_file).open("rb") as opened:
         head = opened.read(200)
-    size = Path(output_file).stat().st_size
-    if not head.startswith(TIFF_HEADS):
-        raise ValueError(f"what arrived is no TIFF file: it {describe(head)}, {size:,} bytes")
+    kind, size = describe(head), Path(output_file).stat().st_size
+    if kind != "a TIFF file":
+        raise ValueError(f"what arrived is no TIFF file: it is {kind}, {size:,} bytes")
     if size != BYTES:
         raise ValueError(f"{size:,} bytes arrived instead of {BYTES:,}")
 
 
 def read_epfl(folder: Path, origin: str) -> Source:
     """Read the four EPFL files; `origin` tells in the provenance how they got here."""
-    stacks, findings = {}, []
+    stacks: dict[str, NDArray[np.uint8]] = {}
+    findings: list[Finding] = []
     for name in FILES:
         try:
             stacks[name] = _read_file(folder / name)
         except DataError as error:
             findings += error.findings
     if findings:
-        raise DataError(gather(findings))
+        raise DataError(findings)
     provenance = (
         f"EPFL CA1 hippocampus, 5 nm voxels (A. Lucchi, Y. Li, P. Fua, CVPR 2013, {PAGE}), "
         f"{origin}. Test scores are taken on every {TEST_STEP}th slice of the test stack."
@@ -117,25 +118,24 @@ def read_epfl(folder: Path, origin: str) -> Source:
             " This copy was recovered from a public mirror: the masks are the original ones "
             "(compared on two slices), the grey values are exact up to a constant per slice."
         )
-    pairs = [
-        Pair(stacks[f"{half}.tif"], stacks[f"{half}_groundtruth.tif"] > 0, f"epfl-{half}")
+    blocks = [
+        (stacks[f"{half}.tif"], stacks[f"{half}_groundtruth.tif"] > 0, f"epfl-{half}")
         for half in ("training", "testing")
     ]
-    return Source(pairs, NM_PER_PIXEL, "epfl", provenance)
+    return Source(blocks, NM_PER_PIXEL, "epfl", provenance)
 
 
 def _read_file(path: Path) -> NDArray[np.uint8]:
     """Read one of the four files, checked; of a test file only the slices that are scored."""
 
     def refuse(what: str, remedy: str = DOWNLOAD_AGAIN) -> DataError:
-        return DataError([Finding("error", show_path(path.parent), what, remedy, (path.name,))])
+        return DataError(found(path.parent, "error", what, remedy, [path]))
 
     if not path.exists():
         raise refuse("is missing", f"the EPFL data are {', '.join(FILES)}")
-    stack = read_stack(path)
-    for finding in stack.findings:
-        if finding.severity == "error":
-            raise refuse(finding.what)
+    stack = read_stack(path, [path])
+    for error in errors(stack.findings):
+        raise refuse(error.what)
     pixels, shapes = stack.pixels, [SHAPE]
     if path.name.startswith("testing"):
         shapes.append((len(range(0, SHAPE[0], TEST_STEP)), *SHAPE[1:]))

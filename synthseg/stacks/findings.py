@@ -1,6 +1,6 @@
 """Findings: what is wrong or noteworthy in files and pixels, where, and how to mend it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Severity = Literal["error", "warning", "note"]
-IGNORED = np.uint8(2)  # in the mask of a pair: a pixel that counts in no loss and no score
+IGNORED = np.uint8(2)  # in the mask of a source: a pixel that counts in no loss and no score
 PLURALS = {"is": "are", "has": "have", "was": "were", "cannot": "cannot"}  # else without its s
 
 
@@ -61,12 +61,16 @@ class Finding:
         return f"{len(self.slices)} {noun}s ({some(self.slices)}) {verb} {rest}"
 
 
-def about(
-    folder: Path, files: Iterable[Path], severity: Severity, what: str, remedy: str
-) -> Iterator[Finding]:
-    """A finding about some files in a folder; none, if there are no such files."""
-    if names := tuple(show_path(file.relative_to(folder)) for file in files):
-        yield Finding(severity, show_path(folder), what, remedy, names)
+Slices = Iterable[Path | int]
+
+
+def found(
+    path: Path, severity: Severity, what: str, remedy: str, slices: Slices | None = None
+) -> list[Finding]:
+    """A finding about a file or folder, or some slices of it: none, if there are no such slices."""
+    names = [show_path(s.relative_to(path)) if isinstance(s, Path) else s for s in slices or ()]
+    none = slices is not None and not names
+    return [] if none else [Finding(severity, show_path(path), what, remedy, tuple(names))]
 
 
 def gather(findings: Iterable[Finding]) -> list[Finding]:
@@ -78,6 +82,11 @@ def gather(findings: Iterable[Finding]) -> list[Finding]:
     return [replace(cause, slices=slices) for cause, slices in gathered.items()]
 
 
+def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """Those of the findings that keep data from being used."""
+    return [finding for finding in findings if finding.severity == "error"]
+
+
 class DataError(ValueError):
     """The data cannot be used; the message says which file is wrong and what to do.
 
@@ -85,8 +94,9 @@ class DataError(ValueError):
     """
 
     def __init__(self, problem: str | list[Finding]) -> None:
-        self.findings = [Finding("error", "", problem)] if isinstance(problem, str) else problem
-        first, *more = [finding for finding in self.findings if finding.severity == "error"]
+        noticed = [Finding("error", "", problem)] if isinstance(problem, str) else problem
+        self.findings = gather(noticed)
+        first, *more = errors(self.findings)
         also = f" And {len(more)} more: `synthseg data check` lists all." if more else ""
         super().__init__(f"{first}{also}")
 
@@ -110,43 +120,27 @@ class Stack:
 
     @property
     def complete(self) -> bool:
-        """Whether every slice could be read, and all are alike."""
-        return all(finding.severity != "error" for finding in self.findings)
+        """Whether there are slices, every one could be read, and all are alike."""
+        return len(self.pixels) > 0 and not errors(self.findings)
 
-    def name(self, index: int) -> str | int:
-        """Name of the file of a slice; of a slice of a multi-page file, its number."""
-        file = self.files[index]
-        return index if file == self.path else show_path(Path(file.name))
-
-    def whole(self, severity: Severity, what: str, remedy: str) -> Finding:
-        """A finding about the file or folder as a whole."""
-        return Finding(severity, show_path(self.path), what, remedy)
-
-    def at(
-        self, indices: Iterable[int], severity: Severity, what: str, remedy: str
-    ) -> Iterator[Finding]:
-        """A finding about some slices; none, if there are no such slices."""
-        if names := tuple(map(self.name, indices)):
-            yield Finding(severity, show_path(self.path), what, remedy, names)
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """An image (z, y, x) uint8 and its mask (z, y, x) bool or 0, 1 and `IGNORED`, with a name."""
-
-    image: NDArray[np.uint8]
-    mask: NDArray
-    name: str
+    def found(
+        self, severity: Severity, what: str, remedy: str, slices: Iterable[int] | None = None
+    ) -> list[Finding]:
+        """A finding about all slices, or about some: none, if there are no such slices."""
+        if slices is None:
+            return found(self.path, severity, what, remedy)
+        files = [z if self.files[z] == self.path else self.files[z] for z in slices]
+        return found(self.path, severity, what, remedy, files)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """What was read: one block; or two, the second for the test; or train, validation, test."""
 
-    pairs: list[Pair]
+    blocks: list[tuple[NDArray[np.uint8], NDArray, str]]
+    """Images uint8, masks bool or 0, 1 and `IGNORED`, both (z, y, x), and their names."""
     nm_per_pixel: float
     name: str
     provenance: str
     findings: list[Finding] = field(default_factory=list)
-    checked: bool = False
     nm_per_slice: float | None = None  # distance of the slices, if it is known

@@ -1,29 +1,43 @@
 """Grey values as the networks take them: 8 bit, from whatever a file holds."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synthseg.stacks.check import grey_range
-from synthseg.stacks.findings import DataError, Finding, Stack, show_path
-from synthseg.stacks.read import list_slices, read_stack
+from synthseg.stacks.findings import Stack
+
+SCALE_PERCENTILES = (0.1, 99.9)  # a few hot pixels must not decide the contrast
+SAMPLE = 1_000_000  # pixels from which percentiles are taken, spread evenly
+PADDING = 0.0005  # least part of all pixels, of one value far from all others, to be padding
 
 
-def open_images(path: Path) -> Stack:
-    """Read images that have no masks: slices of 8 bit, with what was noticed about their files."""
-    if not path.exists():
-        raise DataError([Finding("error", show_path(path), "does not exist", "check the name")])
-    files, found = list_slices(path)
-    stack = read_stack(files[0] if len(files) == 1 else path, files)
-    stack = unsigned(replace(stack, findings=[*found, *stack.findings]), mask=False)
-    if not stack.complete or not len(stack.pixels):
-        raise DataError([f for f in stack.findings if f.severity == "error"][:1])
-    if stack.pixels.min() == stack.pixels.max():
-        remedy = "check that these are the images, and their export"
-        raise DataError([stack.whole("error", "is of one grey value everywhere", remedy)])
-    return replace(stack, pixels=to_uint8(stack.pixels))
+def grey_range(image: NDArray) -> tuple[float, float, list[float]]:
+    """The range that holds nearly all grey values, and the values of padding, which don't count."""
+    step = max(1, int((image.size / SAMPLE) ** 0.5))
+    greys = image[:, ::step, ::step].ravel()
+    ends = float(greys.min()), float(greys.max())
+    between = greys[(greys != ends[0]) & (greys != ends[1])]
+    low, high = map(float, np.percentile(between if between.size else greys, SCALE_PERCENTILES))
+    padding = [
+        end
+        for end in dict.fromkeys(ends if high > low else ())
+        if (greys == end).mean() > PADDING and max(low - end, end - high) > 0.25 * (high - low)
+    ]
+    low, high = map(float, np.percentile(greys[~np.isin(greys, padding)], SCALE_PERCENTILES))
+    return low, high, padding
+
+
+def to_uint8(image: NDArray) -> NDArray[np.uint8]:
+    """Keep 8-bit images; scale others to the range of the whole volume, slice by slice."""
+    if image.dtype == np.uint8:
+        return image
+    low, high, _ = grey_range(image)
+    result = np.empty(image.shape, np.uint8)
+    for grey, page in zip(result, image, strict=True):
+        scaled = (page.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+        grey[:] = np.rint(scaled.clip(0, 255))
+    return result
 
 
 def unsigned(stack: Stack, *, mask: bool) -> Stack:
@@ -39,18 +53,6 @@ def unsigned(stack: Stack, *, mask: bool) -> Stack:
         wrapped = steps[0] < steps[1]
     if not wrapped:
         return stack
-    what, remedy = "holds signed bytes, which were read as 0 to 255", "export it without signs"
-    found = [*stack.findings, stack.whole("warning", what, remedy)]
-    return replace(stack, pixels=bytes_, findings=found)
-
-
-def to_uint8(image: NDArray) -> NDArray[np.uint8]:
-    """Keep 8-bit images; scale others to the range of the whole volume, slice by slice."""
-    if image.dtype == np.uint8:
-        return image
-    low, high, _ = grey_range(image)
-    result = np.empty(image.shape, np.uint8)
-    for grey, page in zip(result, image, strict=True):
-        scaled = (page.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-        grey[:] = np.rint(scaled.clip(0, 255))
-    return result
+    what = "holds signed bytes, which were read as 0 to 255"
+    warning = stack.found("warning", what, "export it without signs")
+    return replace(stack, pixels=bytes_, findings=[*stack.findings, *warning])

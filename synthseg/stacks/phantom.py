@@ -22,7 +22,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from synthseg.stacks import tissue as tissues
-from synthseg.stacks.findings import Pair, Source
+from synthseg.stacks.findings import Source
 from synthseg.stacks.tissue import ASPECT, COARSE, VOXEL, Box, Float, Points, Tissue, clip, noise
 
 SMALLEST = (4, 128, 128)
@@ -163,7 +163,7 @@ def make(
 def source() -> Source:
     """Two simulated volumes: one for training and validation, another one for the test."""
     return Source(
-        pairs=[Pair(*make(0), "phantom-0"), Pair(*make(1, (12, 384, 512)), "phantom-1")],
+        blocks=[(*make(0), "phantom-0"), (*make(1, (12, 384, 512)), "phantom-1")],
         nm_per_pixel=VOXEL,
         name="phantom",
         provenance=(

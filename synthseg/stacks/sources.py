@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +17,16 @@ from synthseg.stacks.findings import (
     IGNORED,
     DataError,
     Finding,
-    Pair,
     Source,
     Stack,
+    errors,
+    found,
     gather,
     show_path,
 )
 from synthseg.stacks.grey import to_uint8, unsigned
-from synthseg.stacks.layout import Paths, find_pairs
-from synthseg.stacks.read import list_slices, pair_names, read_stack
+from synthseg.stacks.layout import find_pairs
+from synthseg.stacks.read import Paths, list_slices, read_pair, read_stack
 
 PLAUSIBLE_NM = (0.5, 200.0)  # per pixel; outside of it, the unit is probably another one
 LEAST = {1: 6, 2: 4, 3: 2}
@@ -39,8 +39,11 @@ a strip, however many slices there are.
 """
 
 
-def open_source(data: str, nm_per_pixel: float | None = None) -> Source:
-    """Read what `data` names; if that fails, the `DataError` has all findings."""
+def open_source(data: str, nm_per_pixel: float | None = None, *, check: bool = False) -> Source:
+    """Read what `data` names; if that fails, the `DataError` has all findings.
+
+    One's own data are always checked, the pixels of others if `check` says so.
+    """
     folder = Path(data).expanduser()
     if data == "phantom":
         source = phantom.source()
@@ -55,14 +58,25 @@ def open_source(data: str, nm_per_pixel: float | None = None) -> Source:
             f"nm_per_pixel={nm_per_pixel} was given, but a pixel of {source.name} is "
             f"{source.nm_per_pixel:g} nm wide; leave nm_per_pixel out."
         )
+    for pixels, marked, name in source.blocks if check else ():
+        image, mask = Stack.of(pixels, name), Stack.of(marked, name)
+        source.findings.extend((*check_image(image), *check_mask(mask), *check_pair(image, mask)))
     return source
 
 
-def check_source(source: Source) -> Iterator[Finding]:
-    """Check the pixels of a source, where that was not done when it was read."""
-    for pair in [] if source.checked else source.pairs:
-        image, mask = Stack.of(pair.image, pair.name), Stack.of(pair.mask, pair.name)
-        yield from (*check_image(image), *check_mask(mask), *check_pair(image, mask))
+def open_images(path: Path) -> Stack:
+    """Read images that have no masks: slices of 8 bit, with what was noticed about their files."""
+    if not path.exists():
+        raise DataError(found(path, "error", "does not exist", "check the name"))
+    files, noticed = list_slices(path)
+    path = files[0] if len(files) == 1 else path
+    stack = unsigned(read_stack(path, files, noticed), mask=False)
+    if not stack.complete:
+        raise DataError(errors(stack.findings)[:1])
+    if stack.pixels.min() == stack.pixels.max():
+        remedy = "check that these are the images, and their export"
+        raise DataError(stack.found("error", "is of one grey value everywhere", remedy))
+    return replace(stack, pixels=to_uint8(stack.pixels), findings=gather(stack.findings))
 
 
 # --- Names ------------------------------------------------------------------------------------
@@ -79,22 +93,19 @@ class Said(NamedTuple):
 
 def split_said(data: str) -> tuple[str, str]:
     """Take off the name of data what is said of them."""
-    end = re.search(rf"(:({'|'.join(Said._fields)})=[^:]*)*$", data)
-    at = end.start() if end else len(data)
-    return data[:at], data[at:]
+    name = re.sub(rf"(:({'|'.join(Said._fields)})=[^:]*)*$", "", data, count=1)
+    return name, data[len(name) :]
 
 
 def _said(text: str) -> Said:
     given = dict(part.split("=", 1) for part in text.split(":")[1:])
-    distance = _ranges("nm_per_slice", given.get("nm_per_slice", ""))
+    mask, ignore, distance = (
+        _ranges(name, given.get(name, "")) for name in ("mask", "ignore", "nm_per_slice")
+    )
     if distance and not distance[0][0] > 0:
         raise DataError(f":nm_per_slice={distance[0][0]:g} must be above 0: give nanometres.")
-    return Said(
-        mask=_ranges("mask", given.get("mask", "")),
-        ignore=_ranges("ignore", given.get("ignore", "")),
-        structure=given.get("structure", "").strip(),
-        nm_per_slice=distance[0][0] if distance else None,
-    )
+    structure = given.get("structure", "").strip()
+    return Said(mask, ignore, structure, distance[0][0] if distance else None)
 
 
 def find_paths(name: str, base: Path) -> list[Path]:
@@ -139,37 +150,33 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
     """Read a person's own folder, or pair of files."""
     name, text = split_said(data)
     said, paths = _said(text), find_paths(name, Path())
-    blocks, findings = find_pairs(paths, said.structure or "mitochondria")
+    pairs, findings = find_pairs(paths, said.structure or "mitochondria")
     if nm_per_pixel is not None and not PLAUSIBLE_NM[0] <= nm_per_pixel <= PLAUSIBLE_NM[1]:
         what = f"has pixels of {nm_per_pixel:g} nm, as you say, which is unusual"
         remedy = "give nanometres, not micrometres or ångströms"
-        findings.append(Finding("warning", show_path(paths[0]), what, remedy))
-    read: dict[str, tuple[Stack, Stack]] = {}
-    for part, pair in blocks.items():
-        image, mask, found = _read_pair(pair, said)
-        findings += found
-        if len(image.pixels) and image.complete:
-            for earlier in list(read.values())[:1]:
-                findings += check_parts(earlier[0], image)
-                if all(finding.severity != "error" for finding in findings):
-                    findings += check_contrast(earlier, (image, mask))
-            read[part] = image, mask
-    if stacks := [stack for pair in read.values() for stack in pair]:
+        findings += found(paths[0], "warning", what, remedy)
+    parts, noticed = _read_parts(pairs, said)
+    findings += noticed
+    if stacks := [stack for pair in parts.values() for stack in pair]:
         findings += check_sizes(stacks, nm_per_pixel, said.nm_per_slice)
-        findings += _check_depth(stacks[0], len(blocks))
+        findings += _check_depth(stacks[0], len(pairs))
     findings = [_speaking_of(said.structure, finding) for finding in gather(findings)]
-    if nm_per_pixel is None or any(finding.severity == "error" for finding in findings):
+    if nm_per_pixel is None or errors(findings):
         raise DataError(findings)
-    if len(stacks[0].pixels) < LEAST[len(blocks)]:
-        read = {part: (_strips(image), _strips(mask)) for part, (image, mask) in read.items()}
     title = paths[0].resolve().name if len(paths) == 1 else paths[0].stem
+    blocks = []
+    for part, (image, mask) in parts.items():
+        arrays = [image.pixels, mask.pixels]
+        if mask.ignored is not None:
+            arrays[1] = np.where(mask.ignored, IGNORED, mask.pixels)
+        if len(stacks[0].pixels) < LEAST[len(parts)]:
+            arrays = [_strips(pixels) for pixels in arrays]
+        blocks.append(
+            (to_uint8(arrays[0]), arrays[1], f"{title}-{part}" if len(parts) > 1 else title)
+        )
     how = "with a test volume of their own"
-    if len(read) == 1:
+    if len(parts) == 1:
         how = "one volume, split by z with gaps, so that test and training are the same block"
-    pairs = [
-        Pair(to_uint8(image.pixels), _labels(mask), f"{title}-{part}" if len(read) > 1 else title)
-        for part, (image, mask) in read.items()
-    ]
     what = f"{said.structure}, " if said.structure else ""
     provenance = f"Own data {title}, {what}{nm_per_pixel:g} nm per pixel, {how}."
     for finding in findings:
@@ -178,43 +185,69 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
         provenance = provenance.replace(f"{show_path(path.parent)}{os.sep}", "")
     told = [stack.nm_per_slice for stack in stacks if stack.nm_per_slice]
     distance = said.nm_per_slice or next(iter(told), None)
-    return Source(pairs, nm_per_pixel, title, provenance, findings, True, distance)
+    return Source(blocks, nm_per_pixel, title, provenance, findings, distance)
 
 
-def _labels(mask: Stack) -> NDArray:
-    """A mask as that of a pair."""
-    return mask.pixels if mask.ignored is None else np.where(mask.ignored, IGNORED, mask.pixels)
+def _read_parts(
+    pairs: dict[str, Paths], said: Said
+) -> tuple[dict[str, tuple[Stack, Stack]], list[Finding]]:
+    """Read and check the image and mask of each part; the pixels of masks are bool then.
+
+    Parts whose image lacks slices are left out.
+    """
+    parts: dict[str, tuple[Stack, Stack]] = {}
+    findings: list[Finding] = []
+    for part, paths in pairs.items():
+        image, mask = read_pair(paths)
+        image, mask = unsigned(image, mask=False), unsigned(mask, mask=True)
+        if said.ignore and len(mask.pixels):
+            mask = leave_out(mask, said.ignore)
+        findings += [*image.findings, *mask.findings]
+        if len(image.pixels):
+            findings += check_image(image)
+        if len(mask.pixels):
+            marked, noticed = read_mask(mask, said.mask)
+            mask = replace(mask, pixels=marked)
+            findings += [*noticed, *([] if errors(noticed) else check_mask(mask))]
+        if not image.complete:
+            continue
+        if mask.complete and mask.pixels.shape != image.pixels.shape:
+            sizes = [
+                f"{z} slices of {y} x {x} px" for z, y, x in (image.pixels.shape, marked.shape)
+            ]
+            what = f"holds {sizes[0]}, but {show_path(mask.path)} holds {sizes[1]}"
+            findings += image.found(
+                "error", what, "each image slice needs its mask of the same size"
+            )
+        elif mask.complete:
+            findings += check_pair(image, mask)
+        for first in [*parts.values()][:1]:
+            findings += check_parts(first[0], image)
+            findings += [] if errors(findings) else check_contrast(first, (image, mask))
+        parts[part] = image, mask
+    return parts, findings
 
 
-def _check_depth(stack: Stack, blocks: int) -> Iterator[Finding]:
+def _check_depth(stack: Stack, blocks: int) -> list[Finding]:
     """Look for slices too few, of which only those of a mosaic can be used."""
     count, least, widest = len(stack.pixels), LEAST[blocks], STRIPS * STRIP
     if count >= least:
-        return
+        return []
     what = f"holds {count} slice{'s' * (count != 1)}, but at least {least} are needed"
     if blocks == 1 and stack.pixels.shape[2] >= widest:
         what += f", so each is cut into {STRIPS} strips, from left to right, in place of slices"
-        yield stack.whole("note", what, "pictures along z mean nothing")
-        return
+        return stack.found("note", what, "pictures along z mean nothing")
     remedy = (
         "give more, better 20: two are for training, one each for validation and test, and one "
-        f"between is unused; or one pair of pictures at least {widest} px wide"
     )
-    yield stack.whole("error", what, remedy)
+    remedy += f"between is unused; or one pair of pictures at least {widest} px wide"
+    return stack.found("error", what, remedy)
 
 
-def _strips(stack: Stack) -> Stack:
+def _strips(pixels: NDArray) -> NDArray:
     """Cut the slices of a mosaic into strips from left to right, in the place of slices."""
-
-    def cut(pixels: NDArray) -> NDArray:
-        depth, height, width = pixels.shape
-        whole = pixels[:, :, : width // STRIPS * STRIPS]
-        strips = whole.reshape(depth, height, STRIPS, -1).transpose(2, 0, 1, 3)
-        return strips.reshape(STRIPS * depth, height, -1)
-
-    ignored = None if stack.ignored is None else cut(stack.ignored)
-    files = [*stack.files] * STRIPS
-    return replace(stack, pixels=cut(stack.pixels), ignored=ignored, files=files)
+    whole = pixels[:, :, : pixels.shape[2] // STRIPS * STRIPS]
+    return np.concatenate(np.split(whole, STRIPS, axis=2))
 
 
 def _speaking_of(structure: str, finding: Finding) -> Finding:
@@ -223,34 +256,3 @@ def _speaking_of(structure: str, finding: Finding) -> Finding:
         text.replace("objects", structure or "objects") for text in (finding.what, finding.remedy)
     )
     return replace(finding, what=what, remedy=remedy)
-
-
-def _read_pair(paths: Paths, said: Said) -> tuple[Stack, Stack, list[Finding]]:
-    """Read an image and its mask, and check them; the pixels of the mask are bool then."""
-    (images, found), (masks, more) = map(list_slices, paths)
-    findings = [*found, *more]
-    if all(path.is_dir() for path in paths) and images and masks:
-        images, masks, more = pair_names(images, masks)
-        findings += more
-    image = unsigned(read_stack(paths[0], images), mask=False)
-    mask = unsigned(read_stack(paths[1], masks, mask=True), mask=True)
-    mask = leave_out(mask, said.ignore) if said.ignore else mask
-    findings += [*image.findings, *mask.findings]
-    if len(image.pixels):
-        findings += check_image(image)
-    if len(mask.pixels):
-        marked, more = read_mask(mask, said.mask)
-        mask = replace(mask, pixels=marked)
-        findings += more
-        if all(finding.severity != "error" for finding in more):
-            findings += check_mask(mask)
-    if not (len(image.pixels) and len(mask.pixels) and image.complete and mask.complete):
-        return image, mask, findings
-    if image.pixels.shape != mask.pixels.shape:
-        count, other = (
-            f"{z} slices of {y} x {x} px" for z, y, x in (image.pixels.shape, mask.pixels.shape)
-        )
-        what = f"holds {count}, but {show_path(mask.path)} holds {other}"
-        remedy = "each image slice needs its mask of the same size"
-        return image, mask, [*findings, image.whole("error", what, remedy)]
-    return image, mask, [*findings, *check_pair(image, mask)]
