@@ -69,7 +69,8 @@ def resize_masks(masks: tf.Tensor, height: int, width: int) -> tf.Tensor:
     Where they are `IGNORED`, -0.0 comes out: background, which losses and scores leave out.
     """
     resized = tf.cast(tf.image.resize(masks, (height, width), method="nearest"), tf.float32)
-    return tf.where(resized == IGNORED, -0.0, resized)
+    # Not a plain -0.0: TensorFlow keeps one tensor for equal Python numbers, and 0.0 equals it.
+    return tf.where(resized == IGNORED, np.float32(-0.0), resized)
 
 
 def dihedral(batch: tf.Tensor, orientations: tf.Tensor) -> tf.Tensor:

@@ -29,7 +29,7 @@ TINY_CHAPTER = {
         "epochs": 2,
         "channels": 4,
         "pool": 16,
-        "arms": "A2 A8 A9 live",
+        "arms": "A1 A1x2 A2 A8 A9 live",
         "evaluation_crops": 8,
     },
 }
