@@ -171,9 +171,8 @@ def _open_own(data: str, nm_per_pixel: float | None) -> Source:
             arrays[1] = np.where(mask.ignored, IGNORED, mask.pixels)
         if len(stacks[0].pixels) < LEAST[len(parts)]:
             arrays = [_strips(pixels) for pixels in arrays]
-        blocks.append(
-            (to_uint8(arrays[0]), arrays[1], f"{title}-{part}" if len(parts) > 1 else title)
-        )
+        whose = f"{title}-{part}" if len(parts) > 1 else title
+        blocks.append((to_uint8(arrays[0]), arrays[1], whose))
     how = "with a test volume of their own"
     if len(parts) == 1:
         how = "one volume, split by z with gaps, so that test and training are the same block"
@@ -212,13 +211,11 @@ def _read_parts(
         if not image.complete:
             continue
         if mask.complete and mask.pixels.shape != image.pixels.shape:
-            sizes = [
-                f"{z} slices of {y} x {x} px" for z, y, x in (image.pixels.shape, marked.shape)
-            ]
-            what = f"holds {sizes[0]}, but {show_path(mask.path)} holds {sizes[1]}"
-            findings += image.found(
-                "error", what, "each image slice needs its mask of the same size"
-            )
+            shapes = image.pixels.shape, marked.shape
+            count, other = (f"{z} slices of {y} x {x} px" for z, y, x in shapes)
+            what = f"holds {count}, but {show_path(mask.path)} holds {other}"
+            remedy = "each image slice needs its mask of the same size"
+            findings += image.found("error", what, remedy)
         elif mask.complete:
             findings += check_pair(image, mask)
         for first in [*parts.values()][:1]:
@@ -237,10 +234,8 @@ def _check_depth(stack: Stack, blocks: int) -> list[Finding]:
     if blocks == 1 and stack.pixels.shape[2] >= widest:
         what += f", so each is cut into {STRIPS} strips, from left to right, in place of slices"
         return stack.found("note", what, "pictures along z mean nothing")
-    remedy = (
-        "give more, better 20: two are for training, one each for validation and test, and one "
-    )
-    remedy += f"between is unused; or one pair of pictures at least {widest} px wide"
+    remedy = "give more, better 20: two are for training, one each for validation and test, "
+    remedy += f"and one between is unused; or one pair of pictures at least {widest} px wide"
     return stack.found("error", what, remedy)
 
 
