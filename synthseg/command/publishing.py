@@ -38,7 +38,7 @@ from synthseg.project import (
 
 PHANTOM = (
     "Small and simulated: it shows that the chapters work, not what synthetic images are worth. "
-    "Only chapter 8 and the picture on the start page are of the study, which is on real data."
+    "Only what the study says, in chapter 8 and on the start page, is of real data."
 )
 """Banner on every page of a book whose data are the phantom."""
 
